@@ -1,0 +1,288 @@
+"""The commands: what each asks of the job, and how the answer is shown.
+
+Nothing heavy is imported here, so that help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from ingest import __version__
+from ingest.cli.job import CONFIG, Invocation, ask, certify, print_line, show
+
+#: columns of a help page, on any terminal
+HELP_WIDTH = 100
+
+app = typer.Typer(
+    name="ingest",
+    help="Mirror a paginated API into a relational database whose foreign keys hold.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": HELP_WIDTH, "help_option_names": ["-h", "--help"]},
+)
+letters = typer.Typer(
+    help="Pages and records that could not be stored, and why.",
+    invoke_without_command=True,
+    no_args_is_help=False,
+    rich_markup_mode=None,
+)
+app.add_typer(letters, name="dead-letters")
+
+
+class LogFormat(StrEnum):
+    """How events are written to stderr."""
+
+    text = "text"
+    json = "json"
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A source of config.toml.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    command = typer.main.get_command(app)
+    try:
+        command.main(args=None if arguments is None else list(arguments), prog_name="ingest")
+    except SystemExit as ended:
+        return _status(ended.code)
+    return 0
+
+
+def _status(code: object) -> int:
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_line(sys.stdout, f"ingest {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def before(
+    ctx: typer.Context,
+    config: Annotated[
+        Path, typer.Option("--config", metavar="FILE", help="The job; its paths are relative to this file.")
+    ] = CONFIG,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(
+            "--log-format",
+            metavar="text|json",
+            help="Write every event as a line on stderr, instead of a progress display.",
+            show_default=False,
+        ),
+    ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Mirror a paginated API into a relational database whose foreign keys hold."""
+    ctx.obj = Invocation(config=config, log_format=log_format.value if log_format else None)
+
+
+@app.command()
+def sync(
+    ctx: typer.Context,
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE", help="Only these sources of config.toml.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch what changed, load it, reconcile, and certify.
+
+    An interrupted run is finished first.
+    """
+    certify(_of(ctx), lambda job: job.sync(tuple(sources or ())), as_json=as_json)
+
+
+@app.command()
+def backfill(
+    ctx: typer.Context,
+    source: SourceName,
+    stream: Annotated[str | None, typer.Option(help="Only this stream.", show_default=False)] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="T", help="Back to this time (ISO 8601) or key.", show_default=False)
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="T", help="From this time or key back.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch older history.
+
+    It can be stopped at any time, and goes on where it was.
+    """
+    certify(
+        _of(ctx),
+        lambda job: job.backfill(source, stream=stream, since=since, until=until),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def recover(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Finish an interrupted import without the network."""
+    certify(_of(ctx), lambda job: job.recover(), as_json=as_json)
+
+
+@app.command()
+def replay(
+    ctx: typer.Context,
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="PATH", help="A folder of recorded pages."),
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make the database anew from the page log.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run recorded pages through the same pipeline.
+
+    The network is not used.
+    """
+    if path is None and not rebuild:
+        raise typer.BadParameter("say the PATH of recorded pages, or --rebuild")
+    certify(_of(ctx), lambda job: job.replay(path, rebuild=rebuild), as_json=as_json)
+
+
+@app.command()
+def record(
+    ctx: typer.Context,
+    source: SourceName,
+    to: Annotated[Path, typer.Option("--to", metavar="PATH", help="The folder to write to.")],
+) -> None:
+    """Write a source's pages as fixtures, without credentials."""
+    pages = ask(_of(ctx), lambda job: job.record(source, to), write=False)
+    print_line(sys.stdout, f"{pages:,} {'page' if pages == 1 else 'pages'} written to {to}")
+
+
+@app.command()
+def preview(
+    ctx: typer.Context,
+    source: SourceName,
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="A stream of the source.")],
+    as_json: AsJson = False,
+) -> None:
+    """Map one page and write nothing.
+
+    Shows its rows by table, and the keys that no column takes.
+    """
+    from ingest.cli import render
+
+    found = ask(_of(ctx), lambda job: job.preview(source, stream), write=False)
+    show(found, lambda out: render.anything(out, found), as_json=as_json)
+
+
+@app.command()
+def verify(
+    ctx: typer.Context,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Print the canonical digest of the mirror instead.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Audit every row, and certify.
+
+    References, pointers, counters, coverage and accounting.
+    """
+    if not digest:
+        certify(_of(ctx), lambda job: job.verify(), as_json=as_json)
+    text = ask(_of(ctx), lambda job: job.digest(), write=False)
+    show({"digest": text}, lambda out: out.print(text, soft_wrap=True), as_json=as_json)
+
+
+@app.command()
+def status(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Show what is known, pending and open.
+
+    The database, the page log, the lock, and the last certificate.
+    """
+    from ingest.cli import render
+
+    known = ask(_of(ctx), lambda job: job.status(), write=False)
+    show(known, lambda out: render.anything(out, known), as_json=as_json)
+
+
+@app.command()
+def missing(
+    ctx: typer.Context,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Ask for all of them again in the next run.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List references whose target is not in the mirror."""
+    from ingest.cli import render
+
+    if retry:
+        wanted = ask(_of(ctx), lambda job: job.retry_missing(), write=True)
+        text = f"{wanted:,} missing {'parent' if wanted == 1 else 'parents'} wanted again in the next run"
+        show({"wanted": wanted}, lambda out: out.print(text), as_json=as_json)
+        return
+    parents = ask(_of(ctx), lambda job: job.missing(), write=False)
+    show(parents, lambda out: render.missing(out, parents), as_json=as_json)
+
+
+@letters.callback()
+def dead_letters(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List pages and records that could not be stored, and why."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from ingest.cli import render
+
+    found = ask(_of(ctx), lambda job: job.dead_letters(), write=False)
+    show(found, lambda out: render.dead_letters(out, found), as_json=as_json)
+
+
+@letters.command("retry")
+def retry_dead_letters(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Try to store them again.
+
+    For when the models or the configuration were mended.
+    """
+    certify(_of(ctx), lambda job: job.retry_dead_letters(), as_json=as_json)
+
+
+@app.command()
+def gaps(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List holes in what has been fetched.
+
+    The next sync tries to fill them.
+    """
+    from ingest.cli import render
+
+    holes = ask(_of(ctx), lambda job: job.gaps(), write=False)
+    show(holes, lambda out: render.gaps(out, holes), as_json=as_json)
+
+
+@app.command()
+def runs(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List past runs and what they proved."""
+    from ingest.cli import render
+
+    proofs = ask(_of(ctx), lambda job: job.runs(), write=False)
+    show(proofs, lambda out: render.runs(out, proofs), as_json=as_json)
+
+
+@app.command()
+def migrate(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Bring the database to this version and these models."""
+    steps = ask(_of(ctx), lambda job: job.migrate(), write=True)
+    text = "\n".join(steps) or "nothing to do"
+    show(steps, lambda out: out.print(text, soft_wrap=True), as_json=as_json)
+
+
+def _of(ctx: typer.Context) -> Invocation:
+    return cast(Invocation, ctx.obj)

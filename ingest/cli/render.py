@@ -1,0 +1,289 @@
+"""Reports on a terminal or in a file: tables, the certificate, and any other struct.
+
+Text from upstream is shown as it is, but never obeyed: markup is not read, and control characters
+are spelled out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TextIO
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ingest.report import Certificate, DeadLetter, Gap, MissingParent
+
+#: columns of a line where there is no terminal to fit it to
+WIDE = 200
+#: lines of one kind before the rest is only counted; `--json` lists all
+SHOWN = 10
+#: characters of a rejected record in a list
+EXCERPT = 60
+
+VERDICTS = {
+    0: "certified",
+    1: "failed",
+    3: "certified, but incomplete",
+    4: "NOT PROVEN",
+    130: "interrupted",
+}
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to its caller, instead of ending the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def console(stream: TextIO) -> Console:
+    """A console that fits a terminal, and writes no escape code anywhere else."""
+    terminal = stream.isatty()
+    return _Console(
+        file=stream,
+        force_terminal=None if terminal else False,
+        width=None if terminal else WIDE,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def plain(value: Any) -> str:
+    """A value as one line of text that can do nothing to a terminal."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def table(out: Console, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows under their names; numbers to the right. Nothing at all for no rows."""
+    listed = list(rows)
+    if not listed:
+        return
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for name in listed[0]:
+        numbers = all(_is_number(row[name]) for row in listed)
+        drawn.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
+    for row in listed:
+        drawn.add_row(*(Text(plain(value)) for value in row.values()))
+    out.print(drawn)
+
+
+def lines(out: Console, named: Iterable[tuple[str, str]]) -> None:
+    """Short texts beside their names."""
+    listed = list(named)
+    width = max((len(name) for name, _ in listed), default=0)
+    for name, text in listed:
+        out.print(f"{name:<{width}}  {text}", soft_wrap=True)
+
+
+def certificate(out: Console, proof: Certificate) -> None:
+    """What a run did and proved, ending in the line that says whether it may be relied upon."""
+    table(out, (msgspec.structs.asdict(row) for row in proof.tables))
+    if proof.tables:
+        out.print()
+    lines(out, [*_done(proof), *_proven(proof), *_remarks(proof)])
+    out.print()
+    out.print(verdict(proof), style="bold" if proof.exit == 0 else "bold red", soft_wrap=True)
+
+
+def verdict(proof: Certificate) -> str:
+    """The certificate in one line."""
+    word = VERDICTS.get(proof.exit, f"exit {proof.exit}")
+    over = "every row" if proof.scope == "whole" else "every row that may have changed"
+    dangling = sum(reference.dangling for reference in proof.references)
+    wrong = sum(derived.wrong for derived in proof.derived)
+    checked = (
+        f"{_count(len(proof.references), 'foreign key')} checked over {over}, {dangling:,} dangling; "
+        f"{_count(len(proof.derived), 'pointer or counter', 'pointers and counters')}, {wrong:,} wrong"
+    )
+    return f"{word}: {checked} ({proof.command}, run {proof.run}, {_took(proof)})"
+
+
+def missing(out: Console, parents: Sequence[MissingParent]) -> None:
+    """Every reference whose target is not in the mirror."""
+    table(out, (msgspec.structs.asdict(parent) for parent in parents))
+    _total(out, len(parents), "missing parent")
+
+
+def dead_letters(out: Console, letters: Sequence[DeadLetter]) -> None:
+    """Every page or record that could not be stored."""
+    table(out, ({**msgspec.structs.asdict(letter), "raw": _excerpt(letter.raw)} for letter in letters))
+    _total(out, len(letters), "dead letter")
+
+
+def gaps(out: Console, holes: Sequence[Gap]) -> None:
+    """Every hole in what has been fetched."""
+    table(out, (msgspec.structs.asdict(hole) for hole in holes))
+    _total(out, len(holes), "gap")
+
+
+def runs(out: Console, proofs: Sequence[Certificate]) -> None:
+    """One line a run."""
+    table(
+        out,
+        (
+            {
+                "run": proof.run,
+                "command": proof.command,
+                "started": proof.started,
+                "took": _took(proof),
+                "requests": proof.fetch.requests,
+                "pages": proof.load.pages,
+                "written": proof.load.written,
+                "rejected": proof.load.rejected,
+                "exit": proof.exit,
+                "verdict": VERDICTS.get(proof.exit, ""),
+            }
+            for proof in proofs
+        ),
+    )
+    _total(out, len(proofs), "run")
+
+
+def anything(out: Console, value: Any, name: str = "") -> None:
+    """Any struct, list or mapping: names and values, lists of records as tables."""
+    if isinstance(value, Certificate):
+        out.print(f"{name}  {verdict(value)}".lstrip(), soft_wrap=True)
+        return
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.structs.asdict(value)
+    if isinstance(value, dict):
+        _mapping(out, value, name)
+    elif isinstance(value, list | tuple) and value and all(_is_record(row) for row in value):
+        out.print(f"{name} ({len(value):,})", style="bold")
+        table(out, _aligned(value))
+    elif isinstance(value, list | tuple):
+        out.print(f"{name}  {', '.join(map(plain, value)) or 'none'}", soft_wrap=True)
+    else:
+        out.print(f"{name}  {plain(value)}", soft_wrap=True)
+
+
+def _mapping(out: Console, value: dict[str, Any], name: str) -> None:
+    if name:
+        out.print(name, style="bold")
+    simple = [(plain(key), plain(inner)) for key, inner in value.items() if not _is_nested(inner)]
+    lines(out, simple)
+    for key, inner in value.items():
+        if _is_nested(inner):
+            anything(out, inner, plain(key))
+
+
+def _done(proof: Certificate) -> list[tuple[str, str]]:
+    load, fetch = proof.load, proof.fetch
+    extras = [
+        _count(fetch.retries, "retry", "retries") if fetch.retries else "",
+        f"{_count(fetch.skipped, 'partition')} unchanged" if fetch.skipped else "",
+    ]
+    said = ", ".join(filter(None, [f"{_count(fetch.requests, 'request')}, {fetch.bytes:,} bytes", *extras]))
+    return [
+        ("fetched", f"{_count(fetch.pages, 'page')} in {said}"),
+        ("loaded", f"{_count(load.pages, 'page')}, {load.quarantined:,} quarantined"),
+        (
+            "records",
+            f"{load.records:,} = {load.written:,} written + {load.kept:,} kept + {load.rejected:,} rejected",
+        ),
+    ]
+
+
+def _proven(proof: Certificate) -> list[tuple[str, str]]:
+    dangling = sum(reference.dangling for reference in proof.references)
+    derived = {
+        kind: sum(each.set for each in proof.derived if each.kind == kind) for kind in ("pointer", "counter")
+    }
+    wrong = sum(each.wrong for each in proof.derived)
+    said = [
+        ("references", f"{_count(len(proof.references), 'foreign key')} checked, {dangling:,} dangling"),
+        ("parents", f"{proof.healed:,} healed, {_by_name(proof.missing)} missing"),
+        (
+            "derived",
+            f"{_count(derived['pointer'], 'pointer')} and {_count(derived['counter'], 'counter')} set, "
+            f"{wrong:,} wrong",
+        ),
+    ]
+    if proof.withheld:
+        said.append(("withheld", _by_name(proof.withheld)))
+    if proof.tombstones:
+        said.append(("deleted", f"{_count(proof.tombstones, 'row')} upstream"))
+    return [*said, ("dead letters", f"{proof.dead_letters:,}"), ("gaps", f"{proof.gaps:,}")]
+
+
+def _remarks(proof: Certificate) -> list[tuple[str, str]]:
+    dangling = [r for r in proof.references if r.dangling]
+    wrong = [d for d in proof.derived if d.wrong]
+    failures = proof.fetch.failures
+    return [
+        *_some(
+            "dangling", (f"{r.table}({', '.join(r.columns)}) -> {r.target}: {r.dangling:,}" for r in dangling)
+        ),
+        *_some("wrong", (f"{d.table}.{d.column}: {d.wrong:,}" for d in wrong)),
+        *_some("gave up", (f"{f.source}.{f.stream} {f.partition}: {f.cause}" for f in failures)),
+        *_some("not seen", proof.fetch.unseen),
+        *_some("unmapped", proof.unmapped),
+        *_some("remark", proof.remarks),
+    ]
+
+
+def _some(name: str, texts: Iterable[str]) -> list[tuple[str, str]]:
+    listed = [plain(text) for text in texts]
+    said = [(name, text) for text in listed[:SHOWN]]
+    if len(listed) > SHOWN:
+        said.append((name, f"and {len(listed) - SHOWN:,} more; --json lists all"))
+    return said
+
+
+def _by_name(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    said = ", ".join(f"{plain(name)} {count:,}" for name, count in sorted(counts.items()) if count)
+    return f"{total:,} ({said})" if said else f"{total:,}"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _total(out: Console, number: int, one: str) -> None:
+    out.print(_count(number, one) if number else f"no {one}s")
+
+
+def _took(proof: Certificate) -> str:
+    try:
+        seconds = (
+            datetime.fromisoformat(proof.ended) - datetime.fromisoformat(proof.started)
+        ).total_seconds()
+    except (TypeError, ValueError):  # a run that has not ended
+        return "-"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _excerpt(raw: str) -> str:
+    return raw if len(raw) <= EXCERPT else raw[: EXCERPT - 3] + "..."
+
+
+def _aligned(rows: Sequence[Any]) -> Iterable[Mapping[str, Any]]:
+    """The rows with the same names in the same order, whichever of them each one has."""
+    records = [msgspec.structs.asdict(row) if isinstance(row, msgspec.Struct) else row for row in rows]
+    names = dict.fromkeys(name for record in records for name in record)
+    return [{name: record.get(name) for name in names} for record in records]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, msgspec.Struct | dict)
+
+
+def _is_nested(value: Any) -> bool:
+    if isinstance(value, msgspec.Struct | dict):
+        return True
+    return isinstance(value, list | tuple) and any(_is_record(inner) for inner in value)

@@ -1,0 +1,69 @@
+"""The protocol every database answers to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+class Engine(Protocol):
+    """One kind of database. Statements are built with SQLAlchemy Core; these are the pieces that differ."""
+
+    dialect: sa.Dialect
+
+    @property
+    def place(self) -> str:
+        """Where the database is, without credentials, for people."""
+        ...
+
+    async def create(self) -> None:
+        """Make the database when there is none, private to its owner."""
+        ...
+
+    def writer(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A connection that loads with foreign keys off, outside any pool."""
+        ...
+
+    def reader(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A connection that sees committed data and writes nothing."""
+        ...
+
+    def key_json(self, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[str]:
+        """The canonical JSON array of a key's columns."""
+        ...
+
+    def key_part(self, key: sa.ColumnElement[str], index: int) -> sa.ColumnElement[Any]:
+        """One column's stored value out of a canonical key."""
+        ...
+
+    def insert_new(self, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Executable:
+        """Insert the rows whose key is not there yet."""
+        ...
+
+    def insert_new_many(self, table: sa.Table, columns: Sequence[str]) -> str:
+        """The statement text that takes tuples and passes over keys that are there."""
+        ...
+
+    def upsert(self, table: sa.Table, columns: Sequence[str], key: Sequence[str], rows: sa.Select[Any]) -> sa.Executable:
+        """Insert the rows, or replace `columns` where the key is there."""
+        ...
+
+    def insert_many(self, table: sa.Table, columns: Sequence[str]) -> str:
+        """The statement text that takes tuples of stored values, one row each."""
+        ...
+
+    def temporary(self, name: str, columns: Sequence[sa.Column[Any]]) -> sa.Table:
+        """A temporary table of plain columns, without constraints."""
+        ...
+
+    def violation(self, error: sa.exc.DBAPIError) -> str | None:
+        """What a row violated, in words; None when the error is not the row's."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        ...

@@ -1,0 +1,147 @@
+"""SQLite through aiosqlite: one writer with foreign keys off, readers in WAL."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from ingest.errors import Stop
+
+#: milliseconds a statement waits for another writer
+_BUSY = 10_000
+#: KiB of page cache of the writer
+_CACHE = 262_144
+
+
+class SqliteEngine:
+    """A SQLite file."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self._url = url.set(drivername="sqlite+aiosqlite")
+        self._file = Path(url.database or "")
+        self.dialect: sa.Dialect = sqlite.dialect(paramstyle="qmark")  # type: ignore[no-untyped-call]
+        self._writer = self._engine({"foreign_keys": "OFF", "cache_size": f"-{_CACHE}", "synchronous": "NORMAL"})
+        self._reader = self._engine({"query_only": "ON"})
+
+    @property
+    def place(self) -> str:
+        return str(self._file)
+
+    async def create(self) -> None:
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            # O_EXCL-free: an existing database keeps its mode, a new one is its owner's alone
+            os.close(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise Stop(f"cannot be opened: {error.strerror}", where=self.place, hint="check database.url") from error
+
+    @asynccontextmanager
+    async def writer(self) -> AsyncIterator[AsyncConnection]:
+        async with self._connection(self._writer) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[AsyncConnection]:
+        async with self._connection(self._reader) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with engine.connect() as connection:
+                yield connection
+        except sa.exc.DatabaseError as error:
+            if isinstance(error.orig, sqlite3.DatabaseError) and not isinstance(error.orig, sqlite3.IntegrityError):
+                raise Stop(str(error.orig), where=self.place, hint=_hint(str(error.orig))) from error
+            raise
+
+    def _engine(self, pragmas: dict[str, str]) -> AsyncEngine:
+        engine = create_async_engine(self._url, poolclass=NullPool, hide_parameters=True)
+
+        @sa.event.listens_for(engine.sync_engine, "connect")
+        def configure(connection: Any, _record: Any) -> None:
+            # we say BEGIN ourselves: the driver opens none before SELECT or DDL
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA journal_mode=WAL" if "query_only" not in pragmas else "PRAGMA user_version")
+            cursor.execute(f"PRAGMA busy_timeout={_BUSY}")
+            for name, value in pragmas.items():
+                cursor.execute(f"PRAGMA {name}={value}")
+            cursor.close()
+
+        @sa.event.listens_for(engine.sync_engine, "begin")
+        def begin(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("BEGIN" if "query_only" in pragmas else "BEGIN IMMEDIATE")
+
+        return engine
+
+    def key_json(self, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[str]:
+        return sa.func.json_array(*(sa.type_coerce(column, sa.types.NullType()) for column in columns), type_=sa.Text)
+
+    def key_part(self, key: sa.ColumnElement[str], index: int) -> sa.ColumnElement[Any]:
+        return sa.func.json_extract(key, sa.literal_column(f"'$[{index:d}]'"))
+
+    def insert_new(self, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Executable:
+        # "WHERE true": without it the parser takes ON CONFLICT for a join's ON
+        chosen = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
+        return chosen.on_conflict_do_nothing()
+
+    def upsert(self, table: sa.Table, columns: Sequence[str], key: Sequence[str], rows: sa.Select[Any]) -> sa.Executable:
+        statement = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
+        changing = {name: statement.excluded[name] for name in columns if name not in key}
+        if not changing:
+            return statement.on_conflict_do_nothing(index_elements=list(key))
+        return statement.on_conflict_do_update(index_elements=list(key), set_=changing)
+
+    def insert_many(self, table: sa.Table, columns: Sequence[str]) -> str:
+        # by hand: Core puts the columns into the table's order, and the tuples are in the caller's
+        quote = self.dialect.identifier_preparer
+        names = ", ".join(quote.quote(name) for name in columns)
+        return f"INSERT INTO {quote.format_table(table)} ({names}) VALUES ({', '.join('?' * len(columns))})"
+
+    def insert_new_many(self, table: sa.Table, columns: Sequence[str]) -> str:
+        # not OR IGNORE, which passes over NOT NULL and CHECK too
+        return f"{self.insert_many(table, columns)} ON CONFLICT DO NOTHING"
+
+    def temporary(self, name: str, columns: Sequence[sa.Column[Any]]) -> sa.Table:
+        plain = [sa.Column(column.name, _affinity(column.type)) for column in columns]
+        return sa.Table(name, sa.MetaData(), *plain, prefixes=["TEMPORARY"])
+
+    def violation(self, error: sa.exc.DBAPIError) -> str | None:
+        original = error.orig
+        if isinstance(original, sqlite3.IntegrityError | OverflowError | sqlite3.DataError):
+            return str(original)
+        return None
+
+    async def close(self) -> None:
+        await self._writer.dispose()
+        await self._reader.dispose()
+
+
+def _affinity(type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+    """The same column affinity without what hangs on a type (an enum's CHECK)."""
+    if isinstance(type_, sa.Enum):
+        return sa.String(type_.length)
+    if isinstance(type_, sa.Boolean):
+        return sa.Boolean(create_constraint=False)
+    return type_
+
+
+def _hint(message: str) -> str:
+    if "full" in message:
+        return "make room on the disk, then run `ingest sync` again: it goes on from here"
+    if "not a database" in message or "malformed" in message:
+        return "restore it from a backup, or move it away and run `ingest replay --rebuild`"
+    if "locked" in message:
+        return "another program is writing to it"
+    return "the run goes on from here when it is put right"

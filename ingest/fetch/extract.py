@@ -1,0 +1,182 @@
+"""What fetching needs to know of a page: its records, their keys and ids, and the partitions they reveal.
+
+Nothing is mapped here; what a record means is the loader's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ingest.fetch.coverage import CoverageKey, Unit, coverage_key
+from ingest.paths import Match, Path
+from ingest.source import Opens, Source, Stream
+from ingest.types import Child, canonical
+
+_PARTITION = "$partition."
+
+
+class Found(NamedTuple):
+    """A record in a page, and the keys that its path's stars passed."""
+
+    value: Any
+    captures: tuple[str, ...]
+
+
+class Rule(NamedTuple):
+    """How records of a stream reveal the partitions of another."""
+
+    stream: str
+    #: (parameter, its path in the parent's record), for the child and all below it
+    values: tuple[tuple[str, Path], ...]
+    #: parameters without which there is no partition
+    needed: tuple[str, ...]
+    unchanged: Path | None
+    when: Path | None
+
+
+def records(stream: Stream, json: Any) -> list[Found]:
+    """The records of a page, in the server's order."""
+    return found_at(stream.records, json)
+
+
+def found_at(path: str, json: Any) -> list[Found]:
+    """The records a path leads to; where it leads to a list, the list's elements."""
+    found: list[Found] = []
+    for value, captures in _path(path).matches(json):
+        if isinstance(value, list):
+            found.extend(Found(element, captures) for element in value)
+        elif value is not None:
+            found.append(Found(value, captures))
+    return found
+
+
+def record_id(stream: Stream, record: Any) -> str | None:
+    """A record's id as text; a record that is no object is its own id."""
+    value = _path(stream.id).first(record) if isinstance(record, dict) else record
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+
+def key_path(stream: Stream) -> str | None:
+    """Path of the coverage key in a record; None for a stream that states none."""
+    return stream.key or (stream.since.key if stream.since else None)
+
+
+def record_key(stream: Stream, record: Any) -> CoverageKey | None:
+    """A record's coverage key; None where it states none."""
+    path = key_path(stream)
+    if path is None:
+        return None
+    unit: Unit | None = stream.since.format if stream.since and stream.since.key == path else None
+    segments = _path(path).segments
+    return coverage_key(_path(path).first(record), unit=unit, name=str(segments[-1]) if segments else "")
+
+
+@lru_cache(maxsize=1024)
+def _path(text: str) -> Path:
+    return Path(text)
+
+
+# -- children ------------------------------------------------------------------------------------------
+
+
+def rules(source: Source, parent: str) -> tuple[Rule, ...]:
+    """How records of `parent` reveal partitions: one rule for each stream that is walked for each of them."""
+    return tuple(
+        _rule(source, parent, name, stream)
+        for name, stream in source.streams.items()
+        if stream.each == parent and stream.path is not None
+    )
+
+
+def revealed(rules: Iterable[Rule], partition: dict[str, Any], found: Sequence[Found]) -> list[Child]:
+    """The partitions that a page's records reveal, or close (`when`), each as the last record says."""
+    children: dict[tuple[str, str], Child] = {}
+    for rule in rules:
+        for record in found:
+            child = _child(rule, partition, record.value)
+            if child is None:
+                continue
+            place = child.stream, child.partition
+            if not child.closed or place not in children:
+                children[place] = child
+    return list(children.values())
+
+
+def opened(stream: Stream, json: Any, cursor: str | None, partition: dict[str, Any]) -> Iterator[Child]:
+    """The walks that a page opens in another stream, in the page's order."""
+    opens = stream.opens
+    if opens is None:
+        return
+    for match in _path(opens.at).matches(json):
+        if opens.when is not None and not _path(opens.when).first(match.value):
+            continue
+        child = _opening(opens, match, cursor, partition)
+        if child is not None:
+            yield child
+
+
+def _rule(source: Source, parent: str, name: str, stream: Stream) -> Rule:
+    def from_parent(parameter: str) -> bool:
+        return parameter == parent or parameter.startswith(f"{parent}.")
+
+    wanted = dict.fromkeys(parameter for one in _family(source, name) for parameter in one.parameters)
+    return Rule(
+        name,
+        tuple((one, _path(one[len(parent) + 1 :])) for one in wanted if from_parent(one)),
+        tuple(one for one in stream.parameters if from_parent(one)),
+        _path(stream.unchanged) if stream.unchanged is not None else None,
+        _path(stream.when) if stream.when is not None else None,
+    )
+
+
+def _family(source: Source, name: str) -> Iterator[Stream]:
+    yield source.streams[name]
+    for below, stream in source.streams.items():
+        if stream.each == name:
+            yield from _family(source, below)
+
+
+def _child(rule: Rule, partition: dict[str, Any], record: Any) -> Child | None:
+    values = {parameter: path.first(record) for parameter, path in rule.values}
+    parameters = {name: value for name, value in values.items() if _is_scalar(value)}
+    if any(name not in parameters for name in rule.needed):
+        return None
+    place = canonical(partition | parameters)
+    if rule.when is not None and not rule.when.first(record):
+        return Child(stream=rule.stream, partition=place, closed=True)
+    value = rule.unchanged.first(record) if rule.unchanged is not None else None
+    return Child(
+        stream=rule.stream, partition=place, unchanged=canonical(value) if value is not None else None
+    )
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | int | float) and value != ""
+
+
+def _opening(opens: Opens, match: Match, cursor: str | None, partition: dict[str, Any]) -> Child | None:
+    def evaluated(expression: str) -> Any:
+        if expression == "$since":
+            return msgspec.json.decode(cursor) if cursor is not None else None
+        if expression.startswith(_PARTITION):
+            return partition.get(expression.removeprefix(_PARTITION))
+        if expression[:1] == "$" and expression[1:].isdigit():
+            place = int(expression[1:]) - 1
+            return match.captures[place] if 0 <= place < len(match.captures) else None
+        return _path(expression).first(match.value)
+
+    start = evaluated(opens.start)
+    until = evaluated(opens.until) if opens.until is not None else None
+    place = {name: evaluated(expression) for name, expression in opens.partition.items()}
+    if start is None or any(value is None for value in place.values()):
+        return None
+    return Child(
+        stream=opens.stream,
+        partition=canonical(place),
+        start=canonical(start),
+        until=canonical(until) if until is not None else None,
+    )

@@ -1,0 +1,206 @@
+"""One walk, page by page: ask, read, stage, take in; until the server's end, known ground, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from email.utils import parsedate_to_datetime
+from itertools import count
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import httpx
+import msgspec
+
+from ingest.errors import BadAnswer, Refused
+from ingest.fetch.answer import Answer
+from ingest.fetch.coverage import CoverageKey, coverage_key
+from ingest.fetch.extract import opened, records, revealed
+from ingest.fetch.known import Known
+from ingest.fetch.paginate import next_cursor, walk_ends
+from ingest.fetch.parts import Part
+from ingest.fetch.reading import floor_under, read_page
+from ingest.fetch.routes import ROOT, Route
+from ingest.fetch.stager import Asked, Stager, digest
+from ingest.fetch.walk import Command, Step, vouches_late
+from ingest.types import LABEL, Child, Covered, Envelope, Request
+
+#: what a server says of a cursor that it does not know, or that leads too far
+_NO_CURSOR: Final = (400, 404, 410, 416, 422)
+#: the same of a cursor as old as the last run; after a 403 the walk begins anew, and finds itself closed
+_EXPIRED: Final = (*_NO_CURSOR, 403)
+
+#: done: the walk is at its end, or its partition closed. left: the next run goes on with it. expired: its
+#: cursor is no good any more, and another walk has to be begun
+Outcome: TypeAlias = Literal["done", "left", "expired"]
+
+
+class _Turn(NamedTuple):
+    """What is made of one answer."""
+
+    covered: Covered | None = None
+    next: str | None = None
+    children: tuple[Child, ...] = ()
+    records: int = 0
+    #: the walk has come to its end
+    over: bool = True
+    #: the command's bound is reached, the walk's end is not
+    leaves: bool = False
+
+
+class Walker:
+    """Does walks for one command, and tells of the partitions that their pages reveal."""
+
+    def __init__(
+        self, stager: Stager, known: Known, command: Command, reveal: Callable[[Child], None]
+    ) -> None:
+        self._stager = stager
+        self._known = known
+        self._command = command
+        self._reveal = reveal
+
+    async def walk(self, route: Route, part: Part, step: Step) -> Outcome:
+        """Take a step as far as it goes; GiveUp leaves it where it is."""
+        ring = {step.cursor, step.anchor}
+        limit = route.stream.paginate.max_pages if route.stream.paginate else 1
+        for taken in count(1):
+            request = route.request(part.partition, step.walk, step.cursor)
+            asked = await self._ask(route, part, step, request)
+            if asked.answer.status >= 400:
+                return await self._refused(route, part, step, request, asked)
+            turn = self._read(route, part, step, request, asked.answer)
+            if not turn.over and turn.next in ring:
+                raise BadAnswer("the server gave a cursor a second time", hint="the walk would never end")
+            ring.add(turn.next)
+            await self._stage(route, part, step, request, asked, turn)
+            if turn.over:
+                break
+            if turn.leaves or taken >= limit:
+                return "left"
+            step = _next(route, step, asked.answer, turn)
+        return "done"
+
+    async def _ask(self, route: Route, part: Part, step: Step, request: Request) -> Asked:
+        accept: Container[int] = _EXPIRED if step.resumed else _NO_CURSOR
+        if step.cursor is None:
+            # a listing of its own that is refused is a fault of the source's definition, and no fact
+            accept = route.stream.closed_by if part.partition != ROOT else ()
+        elif step.is_opening:
+            accept = (*_NO_CURSOR, *route.stream.closed_by)
+        try:
+            return await self._stager.ask(request, accept=accept)
+        except Refused as error:
+            # some servers say with status 200 that a cursor has expired
+            if not (step.resumed and error.status < 300):
+                raise
+            return Asked(Answer(_NO_CURSOR[0], httpx.Headers(), b"", None), part.stamp)
+
+    def _read(self, route: Route, part: Part, step: Step, request: Request, answer: Answer) -> _Turn:
+        stream = route.stream
+        found = records(stream, answer.json)
+        stretch = part.stretch(step.walk.id)
+        reading = read_page(
+            stream,
+            step.walk,
+            found,
+            floor_under(stream, part, step.walk, route.hash),
+            command=self._command,
+            ids=len(stretch.ids) if stretch is not None else 0,
+            ceiling=step.ceiling,
+        )
+        turn = _Turn(
+            reading.covered, children=self._children(route, part, step, found, answer), records=len(found)
+        )
+        if reading.ends:
+            return turn
+        values = [one.value for one in found]
+        client = self._stager.client
+        cursor = next_cursor(
+            stream, request, answer, values, base_url=client.base_url, credentials=client.credential_names
+        )
+        return turn._replace(
+            next=cursor, over=walk_ends(stream, request, cursor, values), leaves=reading.leaves
+        )
+
+    def _children(
+        self, route: Route, part: Part, step: Step, found: list[Any], answer: Answer
+    ) -> tuple[Child, ...]:
+        partition: dict[str, Any] = msgspec.json.decode(part.partition)
+        children = [
+            child
+            for child in revealed(route.rules, partition, found)
+            if not child.closed or self._is_open(child)
+        ]
+        return (*children, *opened(route.stream, answer.json, step.cursor, partition))
+
+    def _is_open(self, child: Child) -> bool:
+        known = self._known
+        return (
+            known.knows(child.stream, child.partition)
+            and not known.part(child.stream, child.partition).closed
+        )
+
+    async def _refused(self, route: Route, part: Part, step: Step, request: Request, asked: Asked) -> Outcome:
+        """Stage a refusal where it changes what is known."""
+        status = asked.answer.status
+        again = part.closed == status and (part.unchanged is None or part.is_satisfied)
+        if step.cursor is None and again:
+            return "done"
+        await self._stage(route, part, step, request, asked, _Turn())
+        if step.cursor is None:
+            return "done"
+        if step.is_opening and status in route.stream.closed_by:
+            return "left"
+        if step.resumed:
+            return "expired"
+        raise Refused(
+            f"status {status} to a cursor that the server had just given",
+            status=status,
+            hint="what lies behind it stays a gap until `ingest backfill` tries again",
+        )
+
+    async def _stage(
+        self, route: Route, part: Part, step: Step, request: Request, asked: Asked, turn: _Turn
+    ) -> None:
+        after = part.stamp
+        envelope = Envelope(
+            run=self._stager.run,
+            source=self._stager.source,
+            stream=route.name,
+            stream_hash=route.hash,
+            partition=part.partition,
+            walk=step.walk,
+            asked=asked.asked,
+            request=request,
+            status=asked.answer.status,
+            label=step.label,
+            next=turn.next,
+            covered=turn.covered,
+            children=turn.children,
+            records=turn.records,
+            digest=digest(asked.answer.body),
+        )
+        stamp = await self._stager.stage(envelope, asked.answer.body, after=after)
+        self._known.fold(stamp, after, envelope)
+        for child in turn.children:
+            self._reveal(child)
+
+
+def _next(route: Route, step: Step, answer: Answer, turn: _Turn) -> Step:
+    """The same walk, one page further."""
+    ceiling = step.ceiling
+    if step.cursor is None and vouches_late(route.stream, step.walk):
+        ceiling = _served(answer, turn.covered)
+    label = step.label - 1 if step.down else step.label + LABEL
+    return step._replace(cursor=turn.next, label=label, ceiling=ceiling, resumed=False)
+
+
+def _served(answer: Answer, covered: Covered | None) -> CoverageKey | None:
+    """When a walk's first page was served, by the server's own clock; None where that says nothing of keys.
+
+    A record that changes while a listing is walked may be missed, and its new key lies after this.
+    """
+    top = CoverageKey.parse(covered.high) if covered is not None and covered.high is not None else None
+    try:
+        served = coverage_key(parsedate_to_datetime(answer.headers.get("date", "")).isoformat())
+    except ValueError:
+        return None
+    return max(served, top) if served is not None and top is not None and top.is_time else None

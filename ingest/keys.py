@@ -1,0 +1,116 @@
+"""Primary keys between python, the ledger's JSON and typed temporary tables; and what was touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from ingest.catalog import Catalog, Table
+from ingest.engines.base import Engine
+from ingest.ledger import TOUCHED
+from ingest.types import Key
+
+#: touched keys of one table beyond which the whole table is marked instead
+TOUCHED_LIMIT = 20_000
+#: the mark for a whole table
+WHOLE = "*"
+
+
+class Raw(sa.types.UserDefinedType[Any]):
+    """A value as the driver gives and takes it, past the column type's processors."""
+
+    cache_ok = True
+
+
+RAW = Raw()
+
+
+def dump_key(key: Key) -> str:
+    """The canonical JSON array of a key in stored form."""
+    return msgspec.json.encode(key).decode()
+
+
+def load_key(text: str) -> Key:
+    """A key in stored form out of its canonical JSON array."""
+    return tuple(msgspec.json.decode(text))
+
+
+def raw(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The column as stored, not as the ORM would read it."""
+    return sa.type_coerce(column, RAW).label(getattr(column, "name", None))
+
+
+def stored(value: Any) -> sa.ColumnElement[Any]:
+    """A value that is in stored form already, past the column's own processors."""
+    return sa.literal(value, RAW)
+
+
+def is_row(table: Table, key: Key) -> sa.ColumnElement[bool]:
+    """The row with this key, in stored form."""
+    return sa.and_(*(table.sql.c[name] == stored(value) for name, value in zip(table.key, key, strict=True)))
+
+
+class Keys:
+    """Typed temporary tables of keys, one a mirrored table, for `IN (SELECT …)`."""
+
+    def __init__(self, catalog: Catalog, engine: Engine) -> None:
+        self._catalog, self._engine = catalog, engine
+        self.tables = {
+            name: engine.temporary(f"ingest_keys_{name}", [table.sql.c[part] for part in table.key])
+            for name, table in catalog.tables.items()
+        }
+
+    def create(self, connection: sa.Connection) -> None:
+        """Make the temporary tables on this connection."""
+        for table in self.tables.values():
+            table.create(connection, checkfirst=False)
+
+    def fill(self, connection: sa.Connection, table: str, keys: Iterable[Key]) -> int:
+        """Replace the table's keys; how many there are."""
+        temporary = self.tables[table]
+        connection.execute(sa.delete(temporary))
+        rows = list(keys)
+        if rows:
+            connection.exec_driver_sql(self._engine.insert_many(temporary, temporary.c.keys()), rows)
+        return len(rows)
+
+    def among(self, table: str, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[bool]:
+        """True where `columns` are one of the keys last filled in for `table`."""
+        temporary = self.tables[table]
+        return is_in(columns, sa.select(*temporary.c))
+
+
+def is_in(columns: Sequence[sa.ColumnElement[Any]], rows: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    """`(a, b) IN (SELECT …)`, or `a IN (SELECT …)` of a single column."""
+    return columns[0].in_(rows) if len(columns) == 1 else sa.tuple_(*columns).in_(rows)
+
+
+def touch(connection: sa.Connection, engine: Engine, table: str, keys: sa.Select[Any]) -> None:
+    """Remember that the rows with these keys (one canonical JSON column) may have changed."""
+    rows = keys.subquery()
+    connection.execute(
+        engine.insert_new(TOUCHED, ["table", "key"], sa.select(sa.literal(table), rows.c[0]).distinct())
+    )
+
+
+def touch_keys(connection: sa.Connection, engine: Engine, table: str, keys: Iterable[str]) -> None:
+    """Remember that the rows with these canonical keys may have changed."""
+    statement = engine.insert_new_many(TOUCHED, ["table", "key"])
+    rows = [(table, key) for key in keys]
+    if rows:
+        connection.exec_driver_sql(statement, rows)
+
+
+def touch_whole(connection: sa.Connection, engine: Engine, table: str) -> None:
+    """Mark a whole table; single keys say nothing more then."""
+    connection.execute(sa.delete(TOUCHED).where(TOUCHED.c.table == table))
+    touch_keys(connection, engine, table, [WHOLE])
+
+
+def touched(connection: sa.Connection, table: str) -> list[Key] | None:
+    """The touched keys of a table; None when the whole table is marked."""
+    keys = list(connection.scalars(sa.select(TOUCHED.c.key).where(TOUCHED.c.table == table)))
+    return None if WHOLE in keys else [load_key(key) for key in keys]

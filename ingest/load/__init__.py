@@ -1,0 +1,1 @@
+"""Pages to rows: decode by the models, settle precedence, write in batches."""

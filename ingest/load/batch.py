@@ -1,0 +1,122 @@
+"""What one load is about to do: statements by table and key, sets, tombstones, dead letters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ingest.load.merge import RankTuple, Statement, Tombstone
+from ingest.types import Key
+
+#: a column that a record does not state
+ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()
+
+
+class FullRow(NamedTuple):
+    """A full top-level record, alone for its key in this batch: the fast path."""
+
+    row: tuple[Any, ...]
+    rank: RankTuple
+    asked: int
+
+
+class SetOf(NamedTuple):
+    """The columns by which the rows of a set name their owner."""
+
+    table: str
+    columns: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class StatedSet:
+    """A complete list: the member rows of one owner, and how new that is."""
+
+    rank: RankTuple
+    members: set[Key]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Letter:
+    """A dead letter before it has a number."""
+
+    stamp: int
+    #: -1 is the whole page
+    ordinal: int
+    table: str | None
+    key: Key | None
+    raw: bytes
+    reason: str
+
+
+class MissingFact(NamedTuple):
+    """What a by-id answer says of a key that was asked for."""
+
+    table: str
+    key: Key
+    state: str
+    stamp: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """Pages decoded, in the order of their stamps."""
+
+    full: dict[str, dict[Key, FullRow]] = field(default_factory=dict)
+    partial: dict[str, dict[Key, list[Statement]]] = field(default_factory=dict)
+    sets: dict[SetOf, dict[Key, StatedSet]] = field(default_factory=dict)
+    tombstones: dict[str, dict[Key, Tombstone]] = field(default_factory=dict)
+    facts: list[MissingFact] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+    #: upstream keys no column takes: (source, stream, path) to the first stamp that had it
+    unmapped: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    #: asked of every page in the batch
+    asked: dict[int, int] = field(default_factory=dict)
+    records: int = 0
+    rejected: int = 0
+    kept: int = 0
+    quarantined: set[int] = field(default_factory=set)
+
+    def tables(self) -> set[str]:
+        """Every table the batch has something to say of."""
+        return set(self.full) | set(self.partial) | set(self.tombstones) | {one.table for one in self.sets}
+
+    def add(
+        self, table: str, names: tuple[str, ...], key: Key, row: list[Any], rank: RankTuple, asked: int, *, top: bool
+    ) -> None:
+        """One record. The first full one of a key takes the fast path; any second sends both to the merge."""
+        self.records += 1
+        full = self.full.setdefault(table, {})
+        earlier = full.pop(key, None)
+        partial = self.partial.setdefault(table, {})
+        if earlier is None and top and key not in partial and ABSENT not in row:
+            full[key] = FullRow(tuple(row), rank, asked)
+            return
+        statements = partial.setdefault(key, [])
+        if earlier is not None:
+            statements.append(full_statement(names, key, earlier))
+        values = {name: value for name, value in zip(names, row, strict=True) if value is not ABSENT}
+        statements.append(Statement(key, values, rank, asked, top))
+
+    def add_values(self, table: str, statement: Statement, names: tuple[str, ...]) -> None:
+        """A statement of some columns only, beside a record of its own (a redaction's target)."""
+        earlier = self.full.get(table, {}).pop(statement.key, None)
+        statements = self.partial.setdefault(table, {}).setdefault(statement.key, [])
+        if earlier is not None:
+            statements.append(full_statement(names, statement.key, earlier))
+        statements.append(statement)
+
+    def bury(self, table: str, key: Key, tombstone: Tombstone) -> None:
+        """A proof that a row was deleted upstream."""
+        buried = self.tombstones.setdefault(table, {})
+        buried[key] = buried[key].joined(tombstone) if key in buried else tombstone
+
+    def add_set(self, of: SetOf, owner: Key, rank: RankTuple, members: set[Key]) -> None:
+        """A complete list; the newest of an owner's lists is its set."""
+        sets = self.sets.setdefault(of, {})
+        if owner not in sets or rank > sets[owner].rank:
+            sets[owner] = StatedSet(rank, members)
+
+
+def full_statement(names: tuple[str, ...], key: Key, full: FullRow) -> Statement:
+    """A fast-path row as a statement, for the merge."""
+    return Statement(key, dict(zip(names, full.row, strict=True)), full.rank, full.asked, top=True)

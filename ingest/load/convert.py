@@ -1,0 +1,291 @@
+"""From a JSON value to what the ORM would have stored, one function a column, compiled once.
+
+A value that the column cannot hold on every engine is refused, never bent: integers stay exact, text
+keeps to its length, NUL has no place in text, and a time without a zone is UTC.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+from ingest.catalog import Column, bind_processor
+from ingest.errors import ModelError, SetAside
+
+Convert: TypeAlias = Callable[[Any], Any]
+
+#: a number of seconds since 1970 above this is milliseconds, and above its thousandfold microseconds
+_MILLISECONDS_FROM = 100_000_000_000
+_INTEGER_BITS: tuple[tuple[type[sa.types.TypeEngine[Any]], int], ...] = (
+    (sa.BigInteger, 63),
+    (sa.SmallInteger, 15),
+    (sa.Integer, 31),
+)
+
+
+def compile_python(column: Column) -> Convert:
+    """A function from a JSON value to the column's python value; it raises SetAside with the reason."""
+    inner = _python(column.type, column)
+    name = column.name
+
+    if column.nullable:
+
+        def nullable(value: Any) -> Any:
+            return None if value is None else inner(value)
+
+        return nullable
+
+    def required(value: Any) -> Any:
+        if value is None:
+            raise SetAside(f"{name}: null, but the column takes no NULL")
+        return inner(value)
+
+    return required
+
+
+def compile_stored(column: Column, dialect: sa.Dialect) -> Convert:
+    """A function from a JSON value to the value the driver is given."""
+    convert = compile_python(column)
+    bind = bind_processor(column, dialect)
+    if bind is None:
+        return convert
+
+    def stored(value: Any) -> Any:
+        converted = convert(value)
+        return None if converted is None else bind(converted)
+
+    return stored
+
+
+def _python(type_: sa.types.TypeEngine[Any], column: Column) -> Convert:
+    if isinstance(type_, TypeDecorator):
+        return _python(type_.impl_instance, column)
+    if isinstance(type_, sa.Enum):
+        return _enum(column.name, type_)
+    for kind, bits in _INTEGER_BITS:
+        if isinstance(type_, kind):
+            return _integer(column.name, bits)
+    for base, build in _BUILDERS.items():
+        if isinstance(type_, base):
+            return build(column.name, type_)
+    raise ModelError(f"columns of type {type_!r} cannot be mirrored", where=f"column {column.name}")
+
+
+def _refuse(name: str, expected: str, value: Any) -> SetAside:
+    shown = repr(value)
+    return SetAside(f"{name}: expected {expected}, not {shown if len(shown) <= 60 else shown[:57] + '…'}")
+
+
+def _integer(name: str, bits: int) -> Convert:
+    low, high = -(2**bits), 2**bits - 1
+
+    def integer(value: Any) -> int:
+        if type(value) is not int:
+            if not isinstance(value, str) or not value.lstrip("-").isdecimal() or not value.isascii():
+                raise _refuse(name, "an integer", value)
+            value = int(value) if len(value) < 40 else high + 1
+        if low <= value <= high:
+            return int(value)
+        raise SetAside(f"{name}: the integer does not fit the column's {bits + 1} bits")
+
+    return integer
+
+
+def _text(name: str, type_: Any) -> Convert:
+    limit = type_.length
+
+    def text(value: Any) -> str:
+        if type(value) is not str:
+            if type(value) is not int:
+                raise _refuse(name, "text", value)
+            value = str(value)
+        if limit is not None and len(value) > limit:
+            raise SetAside(f"{name}: {len(value)} characters, but the column holds {limit}")
+        if "\0" in value:
+            raise SetAside(f"{name}: text with a NUL in it, which not every database can hold")
+        return str(value)
+
+    return text
+
+
+def _enum(name: str, type_: sa.Enum) -> Convert:
+    values: Mapping[str, Any] = dict(zip(type_.enums, type_.enums, strict=True))
+    if type_.enum_class is not None:
+        members = list(type_.enum_class.__members__.values())
+        named = type_.values_callable(type_.enum_class) if type_.values_callable else [one.name for one in members]
+        values = dict(zip(map(str, named), members, strict=True))
+
+    def enum(value: Any) -> Any:
+        found = values.get(value if isinstance(value, str) else str(value))
+        if found is None:
+            raise _refuse(name, f"one of {', '.join(values)}", value)
+        return found
+
+    return enum
+
+
+def _boolean(name: str, type_: Any) -> Convert:
+    def boolean(value: Any) -> bool:
+        if value is True or value is False:
+            return bool(value)
+        if type(value) is int and value in (0, 1):
+            return value == 1
+        raise _refuse(name, "true or false", value)
+
+    return boolean
+
+
+def _float(name: str, type_: Any) -> Convert:
+    def number(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise _refuse(name, "a number", value)
+        try:
+            result = float(value)
+        except (ValueError, OverflowError):
+            raise _refuse(name, "a number", value) from None
+        if not math.isfinite(result):
+            raise _refuse(name, "a finite number", value)
+        return result
+
+    return number
+
+
+def _numeric(name: str, type_: Any) -> Convert:
+    as_decimal = type_.asdecimal
+
+    def numeric(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise _refuse(name, "a decimal number", value)
+        try:
+            result = Decimal(str(value))
+        except InvalidOperation:
+            raise _refuse(name, "a decimal number", value) from None
+        if not result.is_finite():
+            raise _refuse(name, "a finite number", value)
+        _fits(name, result, type_)
+        return result if as_decimal else float(result)
+
+    return numeric
+
+
+def _fits(name: str, value: Decimal, type_: Any) -> None:
+    if type_.precision is None:
+        return
+    whole = type_.precision - (type_.scale or 0)
+    if value and value.adjusted() >= whole:
+        raise SetAside(f"{name}: the number has more than the column's {whole} digits before the point")
+
+
+def _datetime(name: str, type_: Any) -> Convert:
+    def moment(value: Any) -> datetime:
+        try:
+            if type(value) is str:
+                parsed = datetime.fromisoformat(value)
+                return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return from_epoch(value)
+        except (ValueError, OverflowError, OSError):
+            pass
+        raise _refuse(name, "a time (ISO text, or seconds or milliseconds since 1970)", value)
+
+    return moment
+
+
+def from_epoch(value: float) -> datetime:
+    """Seconds, milliseconds or microseconds since 1970, told apart by their size."""
+    scale = 1
+    while abs(value) >= _MILLISECONDS_FROM * scale and scale < 1_000_000:
+        scale *= 1000
+    whole, rest = divmod(value, scale)
+    return datetime.fromtimestamp(whole, UTC).replace(
+        microsecond=int(rest * (1_000_000 // scale)) if scale > 1 else int(round((value % 1) * 1_000_000)) % 1_000_000
+    )
+
+
+def _date(name: str, type_: Any) -> Convert:
+    moment = _datetime(name, type_)
+
+    def day(value: Any) -> date:
+        if isinstance(value, str) and len(value) == 10:
+            try:
+                return date.fromisoformat(value)
+            except ValueError:
+                raise _refuse(name, "a date", value) from None
+        return moment(value).date()
+
+    return day
+
+
+def _time(name: str, type_: Any) -> Convert:
+    def clock(value: Any) -> time:
+        try:
+            return time.fromisoformat(value)
+        except (TypeError, ValueError):
+            raise _refuse(name, "a time of day", value) from None
+
+    return clock
+
+
+def _uuid(name: str, type_: Any) -> Convert:
+    as_uuid = getattr(type_, "as_uuid", True)
+
+    def identity(value: Any) -> Any:
+        try:
+            found = uuid.UUID(value)
+        except (AttributeError, TypeError, ValueError):
+            raise _refuse(name, "a UUID", value) from None
+        return found if as_uuid else str(found)
+
+    return identity
+
+
+def _bytes(name: str, type_: Any) -> Convert:
+    def binary(value: Any) -> bytes:
+        try:
+            return base64.b64decode(value, validate=True)
+        except (TypeError, ValueError, binascii.Error):
+            raise _refuse(name, "base64", value) from None
+
+    return binary
+
+
+def _json(name: str, type_: Any) -> Convert:
+    def tree(value: Any) -> Any:
+        if _has_nul(value):
+            raise SetAside(f"{name}: JSON with a NUL in it, which not every database can hold")
+        return value
+
+    return tree
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any("\0" in key or _has_nul(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return False
+
+
+_BUILDERS: dict[type[Any], Callable[[str, Any], Convert]] = {
+    sa.Uuid: _uuid,
+    sa.Float: _float,
+    sa.Numeric: _numeric,
+    sa.Boolean: _boolean,
+    sa.DateTime: _datetime,
+    sa.Date: _date,
+    sa.Time: _time,
+    sa.JSON: _json,
+    sa.LargeBinary: _bytes,
+    sa.String: _text,
+}

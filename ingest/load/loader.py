@@ -1,0 +1,156 @@
+"""One load: a transaction of pages, with their marks and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from ingest.catalog import Catalog
+from ingest.engines.base import Engine
+from ingest.errors import LogDrift
+from ingest.keys import Keys, dump_key, touch_keys
+from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, MISSING, PAGES
+from ingest.load.batch import Batch
+from ingest.load.decode import Decoder, only_mentioned
+from ingest.load.sets import settle_sets
+from ingest.load.store import Store
+from ingest.source import Source
+from ingest.types import LoadCounts, Page
+
+
+class Loader:
+    """Loads pages of a job's sources through one connection."""
+
+    def __init__(self, sources: Mapping[str, Source], catalog: Catalog, engine: Engine, keys: Keys) -> None:
+        self._engine = engine
+        self._store = Store(catalog, engine, keys)
+        self._decoders = {
+            (source_name, name): Decoder(
+                source_name, name, stream, catalog, engine.dialect, only_mentioned(source.streams, catalog)
+            )
+            for source_name, source in sources.items()
+            for name, stream in source.streams.items()
+        }
+
+    def create(self, connection: sa.Connection) -> None:
+        """Make the temporary tables on this connection."""
+        self._store.create(connection)
+
+    def decode(self, pages: Sequence[Page]) -> Batch:
+        """What the pages say, without a word to the database."""
+        batch = Batch()
+        for page in pages:
+            envelope = page.envelope
+            decoder = self._decoders.get((envelope.source, envelope.stream))
+            if decoder is None:
+                raise LogDrift(
+                    f"page {page.stamp} is of the stream {envelope.source}.{envelope.stream}, which is not configured",
+                    hint="put the source back into config.toml, or load it into another database",
+                )
+            decoder.decode(page, batch)
+        return batch
+
+    def load(
+        self, connection: sa.Connection, pages: Sequence[Page], *, log: str, run: str, in_order: bool
+    ) -> LoadCounts:
+        """Write what the pages say, their marks and the load's counts, all in the caller's transaction.
+
+        `in_order`: every page of the log below these is loaded. A page that is marked already is passed over.
+        """
+        pages = self._unmarked(connection, log, pages)
+        if not pages:
+            return LoadCounts()
+        batch = self.decode(pages)
+        self._store.bind(connection)
+        written, kept = 0, batch.kept + settle_sets(connection, self._store, batch, in_order=in_order)
+        refused = 0
+        for name in sorted(batch.tables()):
+            outcome = self._store.apply(connection, name, batch, in_order=in_order)
+            written, kept, refused = written + outcome.written, kept + outcome.kept, refused + outcome.rejected
+        counts = LoadCounts(
+            pages=len(pages),
+            quarantined=len(batch.quarantined),
+            records=batch.records,
+            written=written,
+            kept=kept,
+            rejected=batch.rejected + refused,
+        )
+        self._note(connection, batch, log)
+        self._mark(connection, pages, batch, counts, log=log, run=run)
+        return counts
+
+    @staticmethod
+    def _unmarked(connection: sa.Connection, log: str, pages: Sequence[Page]) -> list[Page]:
+        if not pages:
+            return []
+        stamps = [page.stamp for page in pages]
+        marked = set(
+            connection.scalars(
+                sa.select(PAGES.c.stamp).where(PAGES.c.log == log, PAGES.c.stamp.between(min(stamps), max(stamps)))
+            )
+        )
+        return list({page.stamp: page for page in pages if page.stamp not in marked}.values())
+
+    def _note(self, connection: sa.Connection, batch: Batch, log: str) -> None:
+        """Dead letters, what by-id answers said, and keys that no column takes."""
+        insert = self._many(connection, DEAD_LETTERS, ["log", "stamp", "ordinal", "table", "key", "raw", "reason", "state"])
+        insert(
+            [
+                (log, one.stamp, one.ordinal, one.table, dump_key(one.key) if one.key else None, one.raw, one.reason, "open")
+                for one in batch.letters
+            ]
+        )
+        for fact in batch.facts:
+            self._note_absence(connection, fact.table, dump_key(fact.key), fact.state, fact.stamp)
+        rows = [(*where, stamp) for where, stamp in batch.unmapped.items()]
+        if rows:
+            connection.exec_driver_sql(self._engine.insert_new_many(KEYS, KEYS.c.keys()), rows)
+
+    def _note_absence(self, connection: sa.Connection, table: str, key: str, state: str, stamp: int) -> None:
+        known = connection.execute(sa.select(MISSING).where(MISSING.c.table == table, MISSING.c.key == key)).first()
+        if known is None:
+            connection.execute(
+                sa.insert(MISSING).values(table=table, key=key, state=state, attempts=1, asked_by=None, stamp=stamp)
+            )
+        else:
+            newest = {"state": state, "stamp": stamp} if stamp > known.stamp else {}
+            connection.execute(
+                sa.update(MISSING)
+                .where(MISSING.c.table == table, MISSING.c.key == key)
+                .values(attempts=MISSING.c.attempts + 1, **newest)
+            )
+        touch_keys(connection, self._engine, table, [key])
+
+    def _mark(
+        self, connection: sa.Connection, pages: Sequence[Page], batch: Batch, counts: LoadCounts, *, log: str, run: str
+    ) -> None:
+        load = connection.execute(
+            sa.insert(LOADS).values(
+                run=run,
+                pages=counts.pages,
+                quarantined=counts.quarantined,
+                records=counts.records,
+                written=counts.written,
+                kept=counts.kept,
+                rejected=counts.rejected,
+            )
+        ).inserted_primary_key
+        state = {True: "quarantined", False: "loaded"}
+        self._many(connection, PAGES, PAGES.c.keys())(
+            [
+                (log, page.stamp, page.envelope.asked, page.envelope.digest, state[page.stamp in batch.quarantined], load[0])
+                for page in pages
+            ]
+        )
+
+    def _many(
+        self, connection: sa.Connection, table: sa.Table, columns: Sequence[str]
+    ) -> Callable[[Sequence[tuple[object, ...]]], None]:
+        statement = self._engine.insert_many(table, columns)
+
+        def insert(rows: Sequence[tuple[object, ...]]) -> None:
+            if rows:
+                connection.exec_driver_sql(statement, list(rows))
+
+        return insert

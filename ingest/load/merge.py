@@ -1,0 +1,176 @@
+"""Precedence: for every column the stated value of the highest rank wins.
+
+Pure functions over what is known of one row. The fast path (a full record onto a row without
+exceptions) is the same rule in SQL; everything else comes through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from ingest.catalog import NO_DEFAULT, Table
+from ingest.types import LOWEST_VERSION, NEVER, Key
+
+RankTuple: TypeAlias = tuple[int, int, int]
+#: under this name a row's exceptions keep what its top-level statements prove of its life
+_LIFE = ""
+
+
+class Life(NamedTuple):
+    """The greatest version among a row's top-level statements, and the latest any was asked for."""
+
+    version: int
+    asked: int
+
+    def joined(self, other: Life) -> Life:
+        return Life(max(self.version, other.version), max(self.asked, other.asked))
+
+
+#: of a row that is only ever mentioned inside other records
+UNPROVEN = Life(LOWEST_VERSION, -1)
+
+
+@dataclass(slots=True)
+class Statement:
+    """What one record says of one row."""
+
+    key: Key
+    #: columns in stored form; a column that is absent is not stated
+    values: Mapping[str, Any]
+    rank: RankTuple
+    #: the highest stamp staged when its page was asked for
+    asked: int
+    #: False for a record nested in another: a mention, which never restores
+    top: bool
+    #: written even if equal (a dead letter of its key is open, or its set is written anew)
+    forced: bool = False
+    #: follows from another record, and is not counted beside it
+    implied: bool = False
+
+
+@dataclass(slots=True)
+class Tombstone:
+    """The memory that a row was deleted upstream."""
+
+    version: int
+    stamp: int
+    proof: str
+
+    def joined(self, other: Tombstone) -> Tombstone:
+        newer = max(self, other, key=lambda one: (one.stamp, one.version, one.proof))
+        return Tombstone(max(self.version, other.version), max(self.stamp, other.stamp), newer.proof)
+
+    def voids(self, life: Life) -> bool:
+        """True unless a statement has a greater version, or was asked for after the proof."""
+        return life.version <= self.version and life.asked < self.stamp
+
+
+@dataclass(slots=True)
+class Stated:
+    """All that is known of one row: per column the winning value and its rank."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    ranks: dict[str, RankTuple] = field(default_factory=dict)
+    #: the highest rank of any statement
+    rank: RankTuple = NEVER
+    life: Life = UNPROVEN
+
+    @property
+    def known(self) -> bool:
+        """True when anybody has said anything of the row."""
+        return self.rank != NEVER
+
+    def equals(self, statement: Statement) -> bool:
+        """True when the statement says nothing that is not known already."""
+        values = self.values
+        return all(name in values and same(values[name], value) for name, value in statement.values.items())
+
+    def take(self, statement: Statement) -> bool:
+        """Merge one statement; True when a value changed hands."""
+        rank, changed = statement.rank, False
+        for name, value in statement.values.items():
+            if rank > self.ranks.get(name, NEVER):
+                self.values[name] = value
+                self.ranks[name] = rank
+                changed = True
+        if rank > self.rank:
+            self.rank = rank
+        if statement.top:
+            self.life = self.life.joined(Life(rank[0], statement.asked))
+        return changed
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal as stored values: 1 and True are one, 1 and '1' are not."""
+    return bool(left == right) and (left is None) == (right is None)
+
+
+def merge(
+    stated: Stated, statements: Iterable[Statement], tombstone: Tombstone | None, *, skip_equal: bool
+) -> tuple[int, int]:
+    """Take statements in rank order; how many were written, and how many kept.
+
+    An equal record leaves the row's rank alone, so that a re-sync of unchanged data writes nothing.
+    That is safe only when every lower stamp is loaded (`skip_equal`), and while the row has no
+    tombstone, whose proof an equal record may outlive.
+    """
+    written = kept = 0
+    for statement in sorted(statements, key=lambda one: one.rank):
+        if skip_equal and tombstone is None and not statement.forced and stated.known and stated.equals(statement):
+            kept += not statement.implied
+        elif stated.take(statement):
+            written += not statement.implied
+        else:
+            kept += not statement.implied
+    return written, kept
+
+
+def shown(table: Table, stated: Stated, fill: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """The row the table can show, in the order of its columns; None while a NOT NULL column is unstated.
+
+    `fill` holds the stored form of constant defaults.
+    """
+    row = []
+    for column in table.columns:
+        value = stated.values.get(column.name, fill.get(column.name, NO_DEFAULT))
+        if value is NO_DEFAULT:
+            if not column.nullable:
+                return None
+            value = None
+        row.append(value)
+    return tuple(row)
+
+
+def dump_exceptions(table: Table, stated: Stated, asked: Callable[[int], int]) -> str | None:
+    """What the row's rank does not say: ranks of columns that differ, and its life; None when nothing."""
+    exceptions: dict[str, Any] = {
+        name: list(rank) if (rank := stated.ranks.get(name)) is not None else None
+        for name in table.names
+        if stated.ranks.get(name) != stated.rank
+    }
+    if stated.life != Life(stated.rank[0], asked(stated.rank[1])):
+        exceptions[_LIFE] = list(stated.life)
+    return msgspec.json.encode(exceptions, order="sorted").decode() if exceptions else None
+
+
+def load_stated(
+    table: Table, values: Mapping[str, Any], rank: RankTuple, exceptions: str | None, asked: Callable[[int], int]
+) -> Stated:
+    """The inverse of `shown` and `dump_exceptions`: `values` are the stated ones, withheld ones included."""
+    differing = msgspec.json.decode(exceptions) if exceptions else {}
+    ranks = {name: rank for name in table.names}
+    for name, one in differing.items():
+        if name == _LIFE:
+            continue
+        if one is None:
+            ranks.pop(name, None)
+        else:
+            ranks[name] = tuple(one)
+    if not ranks:
+        return Stated()  # a stub: nobody has stated anything
+    life = Life(*differing[_LIFE]) if _LIFE in differing else Life(rank[0], asked(rank[1]))
+    return Stated({name: values[name] for name in ranks}, ranks, rank, life)

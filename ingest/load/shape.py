@@ -1,0 +1,155 @@
+"""Where a record holds what a table takes, compiled once for every set of keys a record comes with.
+
+APIs repeat themselves: a stream's records have a handful of shapes. A shape's plan says which columns
+are there, under which keys, and which keys nobody takes, so that no field is looked up twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ingest.catalog import Nested, Table, stored_defaults, version_number
+from ingest.errors import SetAside
+from ingest.load.batch import ABSENT
+from ingest.load.convert import Convert, compile_python, compile_stored
+
+#: plans kept a table; more shapes than this is a server making keys up
+_PLANS = 500
+
+#: reads what of a record is the version: an integer
+ReadVersion = Callable[[Any], int]
+
+
+class Plan(NamedTuple):
+    """Where to find what, in records with one set of keys."""
+
+    #: (place in the row, the record's key, conversion)
+    simple: tuple[tuple[int, str, Convert], ...]
+    #: (place in the row, path, conversion)
+    deep: tuple[tuple[int, tuple[str, ...], Convert], ...]
+    nested: tuple[tuple[Nested, tuple[str, ...]], ...]
+    #: keys that no column and no nested record takes
+    unknown: tuple[str, ...]
+
+
+class Shape:
+    """How records become rows of one table."""
+
+    def __init__(
+        self, table: Table, dialect: sa.Dialect, *, omits_null: bool, beside: Iterable[Table] = ()
+    ) -> None:
+        #: `beside`: the tables that are made of the same records, and take other keys of them
+        self.table = table
+        self.names = table.names
+        self.place = {name: index for index, name in enumerate(self.names)}
+        self.converts: tuple[Convert, ...] = tuple(compile_stored(column, dialect) for column in table.columns)
+        self.key_places = tuple(self.place[name] for name in table.key)
+        self.fill = stored_defaults(table, dialect)
+        self._omitted = [self._omits(column.name, column.nullable) if omits_null else ABSENT for column in table.columns]
+        self._template = [ABSENT] * len(self.names)
+        self._omits_null = omits_null
+        self._plans: dict[tuple[str, ...], Plan] = {}
+        paths = [path for one in (table, *beside) for part in (*one.columns, *one.nested) for path in part.paths]
+        self._taken = {path[0] for path in paths}
+        self._under = _paths_under(paths)
+        self.read_version = self._version_reader()
+
+    def _omits(self, name: str, nullable: bool) -> Any:
+        return self.fill.get(name, None if nullable else ABSENT)
+
+    def plan(self, record: Mapping[str, Any]) -> Plan:
+        """The plan for a record's keys."""
+        keys = tuple(record)
+        found = self._plans.get(keys)
+        if found is None:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            found = self._plans[keys] = self._compile(keys)
+        return found
+
+    def row(self, plan: Plan, record: Mapping[str, Any], given: Mapping[int, Any]) -> list[Any]:
+        """The record's values in the table's order, ABSENT where it states nothing."""
+        row = self._template.copy()
+        for place, key, convert in plan.simple:
+            row[place] = convert(record[key])
+        for place, path, convert in plan.deep:
+            value = dig(record, path)
+            if value is not ABSENT:
+                row[place] = convert(value)
+        for place, value in given.items():
+            row[place] = self.converts[place](value)
+        return row
+
+    def omit(self, row: list[Any], given: frozenset[int]) -> None:
+        """Where absent keys state null, fill them in; what the stream sets itself is never guessed."""
+        if self._omits_null:
+            for place, value in enumerate(row):
+                if value is ABSENT and place not in given:
+                    row[place] = self._omitted[place]
+
+    def key(self, row: list[Any]) -> tuple[Any, ...]:
+        """The row's primary key; SetAside when the record does not state it."""
+        key = tuple(row[place] for place in self.key_places)
+        if ABSENT in key:
+            name = self.table.key[key.index(ABSENT)]
+            raise SetAside(f"{name}: the record has no key")
+        return key
+
+    def unknown_below(self, record: Mapping[str, Any]) -> list[str]:
+        """Keys nobody takes inside objects that a path leads through."""
+        found = []
+        for path, known in self._under.items():
+            inner = dig(record, path)
+            if isinstance(inner, dict) and not known.issuperset(inner):
+                found += [".".join((*path, key)) for key in inner if key not in known]
+        return found
+
+    def _compile(self, keys: tuple[str, ...]) -> Plan:
+        there = set(keys)
+        simple: list[tuple[int, str, Convert]] = []
+        deep: list[tuple[int, tuple[str, ...], Convert]] = []
+        for place, column in enumerate(self.table.columns):
+            path = next((path for path in column.paths if path[0] in there), None)
+            if path is None:
+                continue
+            if len(path) == 1:
+                simple.append((place, path[0], self.converts[place]))
+            else:
+                deep.append((place, path, self.converts[place]))
+        nested = []
+        for one in self.table.nested:
+            path = next((path for path in one.paths if path[0] in there), None)
+            if path is not None:
+                nested.append((one, path))
+        unknown = tuple(key for key in keys if key not in self._taken)
+        return Plan(tuple(simple), tuple(deep), tuple(nested), unknown)
+
+    def _version_reader(self) -> ReadVersion | None:
+        name = self.table.mirror.version
+        if name is None:
+            return None
+        convert = compile_python(self.table.column(name))
+        return lambda raw: version_number(convert(raw))
+
+
+def dig(record: Any, path: tuple[str, ...]) -> Any:
+    """The value at a path of plain keys, or ABSENT."""
+    for key in path:
+        if not isinstance(record, dict) or key not in record:
+            return ABSENT
+        record = record[key]
+    return record
+
+
+def _paths_under(paths: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], set[str]]:
+    """For every object that paths lead through and nobody takes whole: the keys that are taken of it."""
+    whole = set(paths)
+    under: dict[tuple[str, ...], set[str]] = {}
+    for path in paths:
+        for depth in range(1, len(path)):
+            if not any(path[:shorter] in whole for shorter in range(1, depth + 1)):
+                under.setdefault(path[:depth], set()).add(path[depth])
+    return under

@@ -1,0 +1,391 @@
+"""Statements to rows: the precedence rule in SQL for full records, in python for everything else.
+
+For every table, in the transaction of its pages:
+
+    full records ──▶ temporary table ──▶ drop what loses or says nothing new ──▶ upsert
+    partial records, rows with exceptions, keys in tombstones or withheld ──▶ merge ──┘
+
+Keys that may have changed, and the parents that pointers and counters hang on, go to `touched`
+before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+
+from ingest.catalog import Catalog, Table, stored_defaults
+from ingest.engines.base import Engine
+from ingest.keys import TOUCHED_LIMIT, Keys, dump_key, is_in, load_key, raw, touch, touch_keys, touch_whole
+from ingest.ledger import DEAD_LETTERS, PAGES, TOMBSTONES, WITHHELD
+from ingest.load.batch import Batch, FullRow, Letter, full_statement
+from ingest.load.merge import Stated, Statement, Tombstone, dump_exceptions, load_stated, merge, shown
+from ingest.mirror import LEDGER_COLUMNS
+from ingest.types import Key
+from ingest.withheld import dump_row, load_row
+
+#: rank columns of a row, as compared
+_RANK = LEDGER_COLUMNS[:3]
+
+
+class Outcome(NamedTuple):
+    """What one table's part of a batch did."""
+
+    written: int
+    kept: int
+    rejected: int
+
+
+class Known(NamedTuple):
+    """What the database has of one key."""
+
+    stated: Stated
+    shown: bool
+    #: the reason the whole row is withheld for, None when it is not
+    withheld: str | None
+
+
+@dataclass(slots=True)
+class _Changes:
+    """What a merge decided: rows to show, rows to withhold, keys whose withheld entries are void."""
+
+    show: list[tuple[Any, ...]] = field(default_factory=list)
+    withhold: list[tuple[Any, ...]] = field(default_factory=list)
+    #: keys whose row leaves the table
+    remove: list[Key] = field(default_factory=list)
+    #: keys whose withheld entries are replaced
+    void: list[Key] = field(default_factory=list)
+    written: int = 0
+    kept: int = 0
+
+
+class Store:
+    """Writes batches through one connection."""
+
+    def __init__(self, catalog: Catalog, engine: Engine, keys: Keys) -> None:
+        self.catalog, self.engine, self.keys = catalog, engine, keys
+        self._batches = {name: _batch_table(engine, table) for name, table in catalog.tables.items()}
+        self._fills = {name: stored_defaults(table, engine.dialect) for name, table in catalog.tables.items()}
+        self._asked: dict[int, int] = {}
+
+    def create(self, connection: sa.Connection) -> None:
+        """Make the temporary tables on this connection."""
+        for table in self._batches.values():
+            table.create(connection, checkfirst=False)
+
+    def apply(self, connection: sa.Connection, name: str, batch: Batch, *, in_order: bool) -> Outcome:
+        """Write what the batch says of one table. `in_order`: every lower stamp is loaded."""
+        table = self.catalog.tables[name]
+        self._asked.update(batch.asked)
+        full, partial = dict(batch.full.get(name, {})), dict(batch.partial.get(name, {}))
+        buried = batch.tombstones.get(name, {})
+        fresh = self._is_fresh(connection, table)
+        special = self._special(connection, table, full, buried, fresh=fresh, in_order=in_order)
+        for key in special:
+            partial.setdefault(key, []).append(full_statement(table.names, key, full.pop(key)))
+        self._fill(connection, table, full.values())
+        kept = 0 if fresh else self._drop_losers(connection, table)
+        changes = self._merge(connection, table, partial, buried, in_order=in_order)
+        self._stage(connection, table, changes.show)
+        self._touch(connection, table, changes.remove, len(full) + len(changes.show))
+        self._remove(connection, table, changes.remove)
+        refused = self._upsert(connection, table, batch)
+        self._withhold(connection, table, changes)
+        self._bury(connection, name, buried)
+        connection.execute(sa.delete(self._batches[name]))
+        written = len(full) - kept + changes.written - refused
+        return Outcome(written, kept + changes.kept, refused)
+
+    # -- the fast path ---------------------------------------------------------------------------
+
+    def _is_fresh(self, connection: sa.Connection, table: Table) -> bool:
+        """True when nothing at all is known of the table."""
+        for there in (
+            sa.select(sa.literal(1)).select_from(table.sql).limit(1),
+            sa.select(sa.literal(1)).where(WITHHELD.c.table == table.name).limit(1),
+            sa.select(sa.literal(1)).where(TOMBSTONES.c.table == table.name).limit(1),
+        ):
+            if connection.scalar(there) is not None:
+                return False
+        return True
+
+    def _special(
+        self,
+        connection: sa.Connection,
+        table: Table,
+        full: Mapping[Key, FullRow],
+        buried: Mapping[Key, Tombstone],
+        *,
+        fresh: bool,
+        in_order: bool,
+    ) -> set[Key]:
+        """Keys of full records that need the merge all the same."""
+        if not in_order:
+            return set(full)
+        special = full.keys() & buried.keys()
+        if fresh or not full:
+            return special
+        self.keys.fill(connection, table.name, full)
+        sql = table.sql
+        key = [sql.c[name] for name in table.key]
+        excepted = sa.select(*map(raw, key)).where(
+            self.keys.among(table.name, key), sql.c.ingest_exceptions.is_not(None)
+        )
+        special |= {tuple(row) for row in connection.execute(excepted)}
+        for ledger in (WITHHELD, TOMBSTONES, DEAD_LETTERS):
+            special |= set(self._ledger_keys(connection, table.name, ledger))
+        return special & full.keys()
+
+    def _ledger_keys(self, connection: sa.Connection, name: str, ledger: sa.Table) -> Iterable[Key]:
+        """Keys of a ledger table among those last filled in."""
+        if connection.scalar(sa.select(sa.literal(1)).where(ledger.c.table == name).limit(1)) is None:
+            return []
+        rows = sa.select(ledger.c.key).where(ledger.c.table == name, ledger.c.key.in_(self._filled(name)))
+        if ledger is DEAD_LETTERS:
+            rows = rows.where(ledger.c.state == "open")
+        return map(load_key, connection.scalars(rows))
+
+    def _filled(self, name: str) -> sa.Select[Any]:
+        temporary = self.keys.tables[name]
+        return sa.select(self.engine.key_json(list(temporary.c)))
+
+    def _fill(self, connection: sa.Connection, table: Table, rows: Iterable[FullRow]) -> None:
+        self._stage(connection, table, [(*one.row, *one.rank, None) for one in rows])
+
+    def _stage(self, connection: sa.Connection, table: Table, rows: list[tuple[Any, ...]]) -> None:
+        temporary = self._batches[table.name]
+        if rows:
+            connection.exec_driver_sql(self.engine.insert_many(temporary, temporary.c.keys()), rows)
+
+    def _drop_losers(self, connection: sa.Connection, table: Table) -> int:
+        """Leave only records that are newer than their row and say something else; how many went."""
+        new, old = self._batches[table.name], table.sql
+        newer = sa.tuple_(*(new.c[name] for name in _RANK)) > sa.tuple_(*(old.c[name] for name in _RANK))
+        other = sa.or_(
+            *(new.c[name].is_distinct_from(old.c[name]) for name in table.names if name not in table.key),
+            sa.false(),
+        )
+        same_key = sa.and_(*(new.c[name] == old.c[name] for name in table.key))
+        lost = sa.exists(sa.select(sa.literal(1)).select_from(old).where(same_key, sa.not_(sa.and_(newer, other))))
+        return connection.execute(sa.delete(new).where(lost)).rowcount
+
+    # -- the merge -------------------------------------------------------------------------------
+
+    def _merge(
+        self,
+        connection: sa.Connection,
+        table: Table,
+        partial: Mapping[Key, list[Statement]],
+        buried: Mapping[Key, Tombstone],
+        *,
+        in_order: bool,
+    ) -> _Changes:
+        changes = _Changes()
+        keys = partial.keys() | buried.keys()
+        if not keys:
+            return changes
+        known = self.known(connection, table, keys)
+        tombstones = self._tombstones(connection, table.name, buried)
+        open_letters = set(self._ledger_keys(connection, table.name, DEAD_LETTERS))
+        for key in sorted(keys):
+            before = known.get(key) or Known(Stated(), False, None)
+            life = before.stated.life
+            skip = in_order and key not in open_letters
+            written, kept = merge(before.stated, partial.get(key, ()), tombstones.get(key), skip_equal=skip)
+            changes.written, changes.kept = changes.written + written, changes.kept + kept
+            if written or key in buried or before.stated.life != life or _implied(partial.get(key, ())):
+                self._decide(table, key, before, tombstones.get(key), changes)
+        return changes
+
+    def _decide(self, table: Table, key: Key, known: Known, tombstone: Tombstone | None, changes: _Changes) -> None:
+        """Whether a merged row can be shown, or why not."""
+        stated = known.stated
+        if not stated.known:
+            return
+        exceptions = dump_exceptions(table, stated, self.asked)
+        row = shown(table, stated, self._fills[table.name])
+        changes.void.append(key)
+        if tombstone is not None and tombstone.voids(stated.life):
+            reason, target = "deleted", (None, None)
+        elif row is None:
+            reason, target = "incomplete", (table.name, dump_key(key))
+        else:
+            changes.show.append((*row, *stated.rank, exceptions))
+            return
+        if known.shown:
+            changes.remove.append(key)
+        value = dump_row(stated.values, exceptions)
+        changes.withhold.append((table.name, dump_key(key), "", value, *stated.rank, reason, *target))
+
+    def known(self, connection: sa.Connection, table: Table, keys: Iterable[Key]) -> dict[Key, Known]:
+        """What the database has of these keys: as stated, whether it shows or is withheld."""
+        self.keys.fill(connection, table.name, keys)
+        stated: dict[Key, dict[str, Any]] = {}
+        whole: dict[Key, Known] = {}
+        for row in connection.execute(sa.select(WITHHELD).where(self._withheld_of(table.name))).mappings():
+            key = load_key(row["key"])
+            if row["column"] == "":
+                whole[key] = self._withheld_row(table, row)
+            elif row["value"] is not None:
+                stated.setdefault(key, {})[row["column"]] = msgspec.json.decode(row["value"])
+        columns = [raw(table.sql.c[name]) for name in (*table.names, *LEDGER_COLUMNS)]
+        among = self.keys.among(table.name, [table.sql.c[name] for name in table.key])
+        found = dict(whole)
+        for row in connection.execute(sa.select(*columns).where(among)).mappings():
+            key = tuple(row[name] for name in table.key)
+            values = {**{name: row[name] for name in table.names}, **stated.get(key, {})}
+            rank = (row[_RANK[0]], row[_RANK[1]], row[_RANK[2]])
+            found[key] = Known(load_stated(table, values, rank, row["ingest_exceptions"], self.asked), True, None)
+        return found
+
+    def _withheld_of(self, name: str) -> sa.ColumnElement[bool]:
+        return sa.and_(WITHHELD.c.table == name, WITHHELD.c.key.in_(self._filled(name)))
+
+    def _withheld_row(self, table: Table, row: sa.RowMapping) -> Known:
+        values, exceptions = load_row(table, row["value"])
+        rank = (row["version"], row["stamp"], row["ordinal"])
+        padded = {**dict.fromkeys(table.names), **values}
+        return Known(load_stated(table, padded, rank, exceptions, self.asked), False, row["reason"])
+
+    def _tombstones(
+        self, connection: sa.Connection, name: str, buried: Mapping[Key, Tombstone]
+    ) -> dict[Key, Tombstone]:
+        """The tombstones of the keys last filled in, those of this batch joined in."""
+        held = sa.select(TOMBSTONES).where(TOMBSTONES.c.table == name, TOMBSTONES.c.key.in_(self._filled(name)))
+        found = {
+            load_key(row.key): Tombstone(row.version, row.stamp, row.proof) for row in connection.execute(held)
+        }
+        for key, tombstone in buried.items():
+            found[key] = found[key].joined(tombstone) if key in found else tombstone
+        return found
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def _touch(self, connection: sa.Connection, table: Table, removed: list[Key], rows: int) -> None:
+        """Mark what is about to change, and the parents that watch it, as they were and as they will be."""
+        watched = self.catalog.watched(table.name)
+        if rows + len(removed) > TOUCHED_LIMIT:
+            for name in {table.name, *(target for _, target in watched)}:
+                touch_whole(connection, self.engine, name)
+            return
+        new, old = self._batches[table.name], table.sql
+        touch(connection, self.engine, table.name, sa.select(self._json(new, table.key)))
+        touch_keys(connection, self.engine, table.name, map(dump_key, removed))
+        self.keys.fill(connection, table.name, removed)
+        key = [old.c[name] for name in table.key]
+        changing = is_in(key, sa.select(*(new.c[name] for name in table.key)))
+        for columns, target in watched:
+            before = sa.select(self._json(old, columns)).where(
+                sa.or_(changing, self.keys.among(table.name, key)), _all_set(old, columns)
+            )
+            after = sa.select(self._json(new, columns)).where(_all_set(new, columns))
+            touch(connection, self.engine, target, before)
+            touch(connection, self.engine, target, after)
+
+    def _json(self, table: sa.Table, columns: Iterable[str]) -> sa.ColumnElement[str]:
+        return self.engine.key_json([table.c[name] for name in columns]).label("key")
+
+    def _remove(self, connection: sa.Connection, table: Table, keys: list[Key]) -> None:
+        if keys:
+            self.keys.fill(connection, table.name, keys)
+            among = self.keys.among(table.name, [table.sql.c[name] for name in table.key])
+            connection.execute(sa.delete(table.sql).where(among))
+
+    def _upsert(self, connection: sa.Connection, table: Table, batch: Batch) -> int:
+        """Write the staged rows; one that violates a constraint becomes a dead letter, alone."""
+        try:
+            with connection.begin_nested():
+                connection.execute(self._upsert_statement(table))
+            return 0
+        except sa.exc.DBAPIError as error:
+            if self.engine.violation(error) is None:
+                raise
+        return self._upsert_singly(connection, table, batch)
+
+    def _upsert_statement(self, table: Table, key: Key | None = None) -> sa.Executable:
+        new = self._batches[table.name]
+        columns = (*table.names, *LEDGER_COLUMNS)
+        rows = sa.select(*(new.c[name] for name in columns)).order_by(*(new.c[name] for name in table.key))
+        if key is not None:
+            rows = rows.where(*(raw(new.c[name]).element == value for name, value in zip(table.key, key, strict=True)))
+        return self.engine.upsert(table.sql, columns, table.key, rows)
+
+    def _upsert_singly(self, connection: sa.Connection, table: Table, batch: Batch) -> int:
+        new, refused = self._batches[table.name], 0
+        names = (*table.names, *_RANK)
+        rows = connection.execute(sa.select(*(raw(new.c[name]) for name in names))).mappings().all()
+        for row in rows:
+            key = tuple(row[name] for name in table.key)
+            try:
+                with connection.begin_nested():
+                    connection.execute(self._upsert_statement(table, key))
+            except sa.exc.DBAPIError as error:
+                reason = self.engine.violation(error)
+                if reason is None:
+                    raise
+                refused += 1
+                batch.letters.append(_refused(table, key, row, reason))
+        return refused
+
+    def _withhold(self, connection: sa.Connection, table: Table, changes: _Changes) -> None:
+        if not changes.void:
+            return
+        self.keys.fill(connection, table.name, changes.void)
+        connection.execute(sa.delete(WITHHELD).where(self._withheld_of(table.name)))
+        if changes.withhold:
+            connection.exec_driver_sql(self.engine.insert_many(WITHHELD, WITHHELD.c.keys()), changes.withhold)
+
+    def _bury(self, connection: sa.Connection, name: str, buried: Mapping[Key, Tombstone]) -> None:
+        if not buried:
+            return
+        self.keys.fill(connection, name, buried)
+        joined = self._tombstones(connection, name, buried)
+        connection.execute(
+            sa.delete(TOMBSTONES).where(TOMBSTONES.c.table == name, TOMBSTONES.c.key.in_(self._filled(name)))
+        )
+        rows = [(name, dump_key(key), one.version, one.stamp, one.proof) for key, one in joined.items()]
+        connection.exec_driver_sql(self.engine.insert_many(TOMBSTONES, TOMBSTONES.c.keys()), rows)
+
+    def bind(self, connection: sa.Connection) -> None:
+        """Look `asked` of older pages up on this connection."""
+        self._asked = {}
+        self._lookup: Callable[[int], int | None] = lambda stamp: connection.scalar(
+            sa.select(PAGES.c.asked).where(PAGES.c.stamp == stamp)
+        )
+
+    def asked(self, stamp: int) -> int:
+        """The highest stamp staged when the page with this stamp was asked for; -1 for no page."""
+        if stamp <= 0:
+            return -1
+        if stamp not in self._asked:
+            found = self._lookup(stamp)
+            self._asked[stamp] = -1 if found is None else found
+        return self._asked[stamp]
+
+
+def _implied(statements: Iterable[Statement]) -> bool:
+    return any(one.implied for one in statements)
+
+
+def _all_set(table: sa.Table, columns: Iterable[str]) -> sa.ColumnElement[bool]:
+    return sa.and_(*(table.c[name].is_not(None) for name in columns))
+
+
+def _batch_table(engine: Engine, table: Table) -> sa.Table:
+    return engine.temporary(f"ingest_batch_{table.name}", [table.sql.c[name] for name in (*table.names, *LEDGER_COLUMNS)])
+
+
+def _refused(table: Table, key: Key, row: sa.RowMapping, reason: str) -> Letter:
+    values = {name: row[name] for name in table.names}
+    return Letter(
+        stamp=row[_RANK[1]],
+        ordinal=row[_RANK[2]],
+        table=table.name,
+        key=key,
+        raw=msgspec.json.encode(values),
+        reason=reason,
+    )

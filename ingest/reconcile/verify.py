@@ -1,0 +1,125 @@
+"""The proof, put differently from the steps it checks: set differences, windows and aggregates.
+
+The steps look for missing parents row by row and look pointers up one by one. Here references are
+proven by EXCEPT, pointers by a window over all children, counters by GROUP BY, so that a mistake
+in a step is not made twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from ingest.catalog import Catalog, Derived, Reference
+from ingest.keys import Keys
+from ingest.ledger import LOADS, PAGES
+from ingest.reconcile.derived import as_of
+from ingest.reconcile.scope import Scope
+from ingest.report import DerivedProof, ReferenceProof
+
+
+class Proof:
+    """Checks every reference, pointer and counter of a scope."""
+
+    def __init__(self, catalog: Catalog, keys: Keys) -> None:
+        self._catalog, self._keys = catalog, keys
+
+    def references(self, connection: sa.Connection, scope: Scope) -> tuple[ReferenceProof, ...]:
+        """Every foreign key, derived pointers included, with how many stated targets are not there."""
+        scope.fill(connection, self._keys)
+        return tuple(self._reference(connection, one, scope) for one in self._catalog.references)
+
+    def _reference(self, connection: sa.Connection, one: Reference, scope: Scope) -> ReferenceProof:
+        child, parent = self._catalog.tables[one.table], self._catalog.tables[one.target]
+        stated = [child.sql.c[one.columns[one.target_columns.index(name)]] for name in parent.key]
+        key = [child.sql.c[name] for name in child.key]
+        looked_at = sa.or_(
+            scope.within(self._keys, child.name, list(key)), scope.within(self._keys, parent.name, list(stated))
+        )
+        wanted = sa.select(*stated).where(*(column.is_not(None) for column in stated), looked_at)
+        there = sa.select(*(parent.sql.c[name] for name in parent.key))
+        dangling = sa.except_(wanted, there).subquery()
+        count = connection.scalar(sa.select(sa.func.count()).select_from(dangling)) or 0
+        return ReferenceProof(table=one.table, columns=one.columns, target=one.target, dangling=count)
+
+    def derived(self, connection: sa.Connection, scope: Scope) -> tuple[DerivedProof, ...]:
+        """Every pointer and counter, with how many rows differ from the recomputation."""
+        scope.fill(connection, self._keys)
+        return tuple(self._derived(connection, one, scope) for one in self._catalog.derived)
+
+    def _derived(self, connection: sa.Connection, one: Derived, scope: Scope) -> DerivedProof:
+        parent = self._catalog.tables[one.table]
+        truth = self._newest(one, scope) if one.kind == "pointer" else self._counted(one, scope)
+        own = parent.sql.alias()
+        joined = own.outerjoin(truth, sa.and_(*(own.c[key] == truth.c[f"k{i}"] for i, key in enumerate(parent.key))))
+        right: Any = truth.c.value if one.kind == "pointer" else sa.func.coalesce(truth.c.value, 0)
+        looked_at = scope.within(self._keys, parent.name, [own.c[name] for name in parent.key])
+        is_set = own.c[one.column].is_not(None) if one.kind == "pointer" else own.c[one.column] > 0
+        row = connection.execute(
+            sa.select(
+                sa.func.coalesce(sa.func.sum(sa.case((is_set, 1), else_=0)), 0),
+                sa.func.coalesce(sa.func.sum(sa.case((own.c[one.column].is_distinct_from(right), 1), else_=0)), 0),
+            )
+            .select_from(joined)
+            .where(looked_at)
+        ).one()
+        return DerivedProof(table=one.table, column=one.column, kind=one.kind, set=row[0], wrong=row[1])
+
+    def _newest(self, one: Derived, scope: Scope) -> sa.Subquery:
+        """Of every parent, the child that a window over its children puts first."""
+        child = self._catalog.tables[one.child].sql.alias()
+        follows = [child.c[name] for name in one.follows]
+        place = sa.func.row_number().over(
+            partition_by=follows, order_by=[as_of(part, child).desc().nulls_last() for part in one.by]
+        )
+        ranked = (
+            sa.select(
+                *(column.label(f"k{index}") for index, column in enumerate(follows)),
+                child.c[one.value or ""].label("value"),
+                place.label("place"),
+            )
+            .where(*self._of_scope(one, child, scope))
+            .subquery()
+        )
+        return sa.select(ranked).where(ranked.c.place == 1).subquery()
+
+    def _counted(self, one: Derived, scope: Scope) -> sa.Subquery:
+        child = self._catalog.tables[one.child].sql.alias()
+        follows = [child.c[name] for name in one.follows]
+        return (
+            sa.select(
+                *(column.label(f"k{index}") for index, column in enumerate(follows)), sa.func.count().label("value")
+            )
+            .where(*self._of_scope(one, child, scope))
+            .group_by(*follows)
+            .subquery()
+        )
+
+    def _of_scope(self, one: Derived, child: sa.FromClause, scope: Scope) -> list[sa.ColumnElement[bool]]:
+        follows = [child.c[name] for name in one.follows]
+        conditions = [column.is_not(None) for column in follows]
+        conditions.append(scope.within(self._keys, one.table, list(follows)))
+        if one.where is not None:
+            conditions.append(as_of(one.where, child))
+        return conditions
+
+
+def accounting(connection: sa.Connection) -> list[str]:
+    """Where the ledger's counts do not add up, in words; nothing when they do."""
+    sums = connection.execute(
+        sa.select(*(sa.func.coalesce(sa.func.sum(LOADS.c[name]), 0) for name in _COUNTS))
+    ).one()
+    pages, quarantined, records, written, kept, rejected = map(int, sums)
+    marked = dict(connection.execute(sa.select(PAGES.c.state, sa.func.count()).group_by(PAGES.c.state)).tuples().all())
+    wrong = []
+    if records != written + kept + rejected:
+        wrong.append(f"{records} records were read, but {written} written + {kept} kept + {rejected} rejected")
+    if pages != sum(marked.values()):
+        wrong.append(f"{pages} pages were loaded, but {sum(marked.values())} are marked")
+    if quarantined != marked.get("quarantined", 0):
+        wrong.append(f"{quarantined} pages were quarantined, but {marked.get('quarantined', 0)} are marked so")
+    return wrong
+
+
+_COUNTS = ("pages", "quarantined", "records", "written", "kept", "rejected")

@@ -1,0 +1,142 @@
+"""What a run says it did and proved. The JSON form of these is what `--json` prints and the ledger keeps."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from ingest.types import LoadCounts
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition that gave up, and why."""
+
+    source: str
+    stream: str
+    partition: str
+    cause: str
+
+
+class FetchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What fetching did."""
+
+    requests: int = 0
+    pages: int = 0
+    records: int = 0
+    bytes: int = 0
+    retries: int = 0
+    #: partitions skipped because nothing changed in them
+    skipped: int = 0
+    failures: tuple[Failure, ...] = ()
+    #: what this run cannot have seen, in words
+    unseen: tuple[str, ...] = ()
+
+    def __add__(self, other: FetchReport) -> FetchReport:
+        return FetchReport(
+            **{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__}
+        )
+
+
+class ReferenceProof(msgspec.Struct, frozen=True, kw_only=True):
+    """One foreign key, anti-joined: `dangling` must be 0."""
+
+    table: str
+    columns: tuple[str, ...]
+    target: str
+    dangling: int
+
+
+class DerivedProof(msgspec.Struct, frozen=True, kw_only=True):
+    """One pointer or counter against its recomputation: `wrong` must be 0."""
+
+    table: str
+    column: str
+    kind: Literal["pointer", "counter"]
+    set: int
+    wrong: int
+
+
+class TableReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One mirrored table after the run."""
+
+    table: str
+    rows: int
+    written: int
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """A hole in what has been fetched of a partition."""
+
+    source: str
+    stream: str
+    partition: str
+    low: str | None
+    high: str | None
+    reason: str
+
+
+class MissingParent(msgspec.Struct, frozen=True, kw_only=True):
+    """A reference whose target is not in the mirror."""
+
+    table: str
+    key: str
+    state: Literal["wanted", "fetched", "forbidden", "gone", "external"]
+    attempts: int
+    #: how many stated references want it
+    references: int
+    #: one of the columns that refer to it, `messages.reply_to_id`
+    by: str
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A page or record that could not be decoded or stored."""
+
+    id: int
+    stamp: int
+    ordinal: int
+    table: str | None
+    key: str | None
+    reason: str
+    state: str
+    raw: str
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run proved, written to the ledger and printed."""
+
+    run: str
+    command: str
+    started: str
+    ended: str
+    exit: int
+    #: whole: every row was checked; touched: every row that may have changed since the last certificate
+    scope: Literal["whole", "touched"]
+    fetch: FetchReport
+    load: LoadCounts
+    tables: tuple[TableReport, ...] = ()
+    references: tuple[ReferenceProof, ...] = ()
+    derived: tuple[DerivedProof, ...] = ()
+    #: missing parents by state
+    missing: dict[str, int] = {}
+    #: parents that were asked for by id and arrived
+    healed: int = 0
+    #: values kept aside, by reason
+    withheld: dict[str, int] = {}
+    tombstones: int = 0
+    dead_letters: int = 0
+    #: upstream keys no column takes, `stream: path`
+    unmapped: tuple[str, ...] = ()
+    gaps: int = 0
+    #: why the exit status is not 0, one line each
+    remarks: tuple[str, ...] = ()
+
+
+class Observer(Protocol):
+    """Told of every step of a run, by the event's name and figures: a progress bar, or a log."""
+
+    def __call__(self, event: str, /, **fields: Any) -> None: ...
+
+
+def unobserved(event: str, /, **fields: Any) -> None:
+    """An observer that ignores everything."""

@@ -1,0 +1,1 @@
+"""The bundled systems, one folder each: models, source.toml, queries. They import only `ingest.mirror`."""

@@ -1,0 +1,1 @@
+"""A creator platform: accounts, the groups they talk in, their messages, posts and media."""
