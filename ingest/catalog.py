@@ -158,7 +158,7 @@ def read_catalog(modules: Iterable[ModuleType]) -> Catalog:
                 raise ConfigError(
                     f"two sources have a table {sql.name!r}", hint="mirror them into two databases, or rename one"
                 )
-            tables[sql.name] = _table(sql, by_table.get(sql))
+            tables[str(sql.name)] = _table(sql, by_table.get(sql))
     references = tuple(reference for table in tables.values() for reference in _references(table))
     derived = tuple(one for table in tables.values() for one in _derived(table, tables))
     return Catalog(
@@ -194,11 +194,11 @@ def _mappers(module: ModuleType) -> Iterator[Mapper[Any]]:
 
 def _table(sql: sa.Table, mapper: Mapper[Any] | None) -> Table:
     mirror = getattr(mapper.class_, "__mirror__", None) if mapper else None
-    key = tuple(column.name for column in sql.primary_key.columns)
+    key = tuple(_name(column) for column in sql.primary_key.columns)
     if not key:
         raise ModelError("has no primary key", where=f"table {sql.name}", hint="a mirrored table needs one")
     table = Table(
-        name=sql.name,
+        name=str(sql.name),
         sql=sql,
         key=key,
         columns=tuple(_column(column) for column in sql.columns if _statable(column)),
@@ -229,7 +229,7 @@ def _check_mirror(table: Table) -> None:
 def _column(column: sa.Column[Any]) -> Column:
     path = said(column.info).path
     return Column(
-        name=column.name,
+        name=_name(column),
         type=column.type,
         nullable=bool(column.nullable) and not column.primary_key,
         default=_constant(column),
@@ -261,7 +261,7 @@ def _nested(mapper: Mapper[Any]) -> Iterator[Nested]:
             paths=paths,
             entity=relation.mapper.class_.__name__,
             pairs=_named(relation.synchronize_pairs if relation.secondary is not None else relation.local_remote_pairs),
-            secondary=getattr(relation.secondary, "name", None),
+            secondary=str(relation.secondary.name) if isinstance(relation.secondary, sa.Table) else None,
             secondary_pairs=_named(relation.secondary_synchronize_pairs),
             complete=spoken.complete,
         )
@@ -284,11 +284,11 @@ def _name(column: Any) -> str:
 def _references(table: Table) -> Iterator[Reference]:
     derived = {column.name for column in table.sql.columns if said(column.info).derived is not None}
     for constraint in table.sql.foreign_key_constraints:
-        columns = tuple(element.parent.name for element in constraint.elements)
+        columns = tuple(_name(element.parent) for element in constraint.elements)
         if derived & set(columns):
             continue
         target = constraint.referred_table
-        target_columns = tuple(element.column.name for element in constraint.elements)
+        target_columns = tuple(_name(element.column) for element in constraint.elements)
         if set(target_columns) != {column.name for column in target.primary_key.columns}:
             raise ModelError(
                 f"the foreign key {'+'.join(columns)} does not refer to the primary key of {target.name}",
@@ -300,7 +300,7 @@ def _references(table: Table) -> Iterator[Reference]:
             name=str(constraint.name or f"{table.name}_{'_'.join(columns)}"),
             table=table.name,
             columns=columns,
-            target=target.name,
+            target=str(target.name),
             target_columns=target_columns,
             policies=policies or _default_policies(nullable, target),
             ondelete=constraint.ondelete.upper() if constraint.ondelete else None,
@@ -342,9 +342,9 @@ def _derived(table: Table, tables: dict[str, Table]) -> Iterator[Derived]:
             )
         yield Derived(
             table=table.name,
-            column=column.name,
+            column=_name(column),
             kind="counter" if isinstance(rule, Count) else "pointer",
-            child=child.name,
+            child=str(child.name),
             follows=follows,
             value=value,
             by=by,
@@ -370,7 +370,7 @@ def _in_key_order(table: Table, followed: Sequence[sa.Column[Any]], where: str) 
     child = followed[0].table
     wanted = {column.name for column in followed}
     for constraint in child.foreign_key_constraints:
-        pairs = {element.column.name: element.parent.name for element in constraint.elements}
+        pairs = {_name(element.column): _name(element.parent) for element in constraint.elements}
         if constraint.referred_table is table.sql and wanted <= set(pairs.values()):
             return tuple(pairs[name] for name in table.key)
     raise ModelError(

@@ -36,7 +36,7 @@ SENSITIVE = frozenset(
 )
 #: events that a person should see even when nothing else is shown
 NOTABLE = frozenset(
-    {"dead_letter", "library", "partition.failed", "retry", "run.failed", "window.open", "window.opened"}
+    {"dead_letter", "library", "partition.failed", "run.failed", "window.open", "window.opened"}
 )
 #: libraries that write whole URLs at INFO, with what their query holds
 TALKATIVE = ("httpcore", "httpx")
@@ -136,6 +136,7 @@ class Libraries(logging.Handler):
     def __enter__(self) -> Libraries:
         logging.captureWarnings(True)
         logging.getLogger().addHandler(self)
+        self._levels = {name: logging.getLogger(name).level for name in TALKATIVE}
         for name in TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         return self
@@ -143,6 +144,8 @@ class Libraries(logging.Handler):
     def __exit__(self, *exception: object) -> None:
         logging.getLogger().removeHandler(self)
         logging.captureWarnings(False)
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _names_a_secret(key: Any) -> bool:

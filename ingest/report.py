@@ -132,6 +132,47 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     remarks: tuple[str, ...] = ()
 
 
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known, pending and open."""
+
+    database: str
+    log: str
+    log_id: str
+    top_stamp: int
+    loaded_pages: int
+    pending_pages: int = 0
+    pending_records: int = 0
+    #: who writes now, and since when
+    holder: str | None
+    since: str | None
+    #: the open integrity window; None when the foreign keys are proven
+    window: str | None
+    #: the last certificate, if there is one
+    last: list[Certificate]
+    rows: dict[str, int]
+    dead_letters: int
+    #: upstream keys no column takes
+    unmapped: list[str]
+
+
+class PreviewTable(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows that one page states of a table, in stored form."""
+
+    table: str
+    rows: tuple[dict[str, Any], ...]
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """One page, mapped."""
+
+    request: str
+    records: int
+    tables: tuple[PreviewTable, ...]
+    unmapped: tuple[str, ...]
+    #: why records could not be mapped
+    rejected: tuple[str, ...]
+
+
 class Observer(Protocol):
     """Told of every step of a run, by the event's name and figures: a progress bar, or a log."""
 

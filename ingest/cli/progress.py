@@ -75,6 +75,10 @@ class Watch:
         """A line that stays, above what moves."""
         self._progress.console.print(Text(self._redactor.text(text), style=style), soft_wrap=True)
 
+    def print_now(self) -> None:
+        """The picture as it stands, once."""
+        self._progress.console.print(self._progress.get_renderable())
+
     def _page_staged(self, fields: dict[str, Any]) -> None:
         name = f"{fields.get('source', '')}.{fields.get('stream', '')}"
         stream = self._streams.get(name)
@@ -82,13 +86,9 @@ class Watch:
             stream = self._streams[name] = _Stream()
             stream.task = self._progress.add_task(plain(name), total=None, **_NOTHING)
         stream.add(fields)
-        self._progress.update(
-            stream.task,
-            completed=stream.pages,
-            total=stream.total,
-            told=stream.told(),
-            records=stream.records,
-        )
+        # a total that is no longer known has to be taken back by hand: update(total=None) changes nothing
+        next(task for task in self._progress.tasks if task.id == stream.task).total = stream.total
+        self._progress.update(stream.task, completed=stream.pages, told=stream.told(), records=stream.records)
 
     def _partition_failed(self, fields: dict[str, Any]) -> None:
         where = f"{fields.get('source', '')}.{fields.get('stream', '')} {fields.get('partition', '')}"
@@ -167,7 +167,8 @@ class _Stream:
     def told(self) -> str:
         """Pages and records, in words."""
         of = f" of {self.total:,}" if self.total is not None else ""
-        return f"{self.pages:,}{of} pages  {self.records:,} records"
+        pages = "page" if self.pages == 1 and not of else "pages"
+        return f"{self.pages:,}{of} {pages}  {self.records:,} records"
 
 
 def _counts(counts: dict[str, Any]) -> str:

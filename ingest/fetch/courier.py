@@ -7,7 +7,7 @@ is given has neither query nor credentials; they travel sealed in the request's 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Container
+from collections.abc import Container
 from typing import NamedTuple, TypeAlias
 from urllib.parse import quote, unquote_plus, urlencode
 
@@ -90,8 +90,8 @@ class Courier(httpx.AsyncBaseTransport):
         return httpx.Response(
             response.status_code,
             headers=response.headers,
-            # transports that answer from memory have their body read, and decoded, already
-            stream=_Raw(response),
+            # as it came: transports that answer from memory have read, and decoded, theirs already
+            stream=response.stream,
             extensions=response.extensions,
         )
 
@@ -113,19 +113,6 @@ class Courier(httpx.AsyncBaseTransport):
         return httpx.Request(
             request.method, url, headers=headers, stream=request.stream, extensions=extensions
         )
-
-
-class _Raw(httpx.AsyncByteStream):
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        assert isinstance(self._response.stream, httpx.AsyncByteStream)
-        async for chunk in self._response.stream:
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._response.aclose()
 
 
 def network(concurrency: int) -> httpx.AsyncHTTPTransport:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from math import isfinite
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -31,7 +32,8 @@ _MICROSECOND = timedelta(microseconds=1)
 _EARLIEST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _INTEGER = re.compile(r"-?(?:0|[1-9]\d*)")
-_DECIMAL = re.compile(r"-?\d+\.\d+")
+#: as python writes a float, exponents too
+_DECIMAL = re.compile(r"-?\d+(?:\.\d+(?:e[+-]\d+)?|e[+-]\d+)")
 _ISO = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?\s*(?:Z|z|[+-]\d\d(?::?\d\d)?)?)?")
 #: the last name of a path whose numbers count from 1970: createdAt, origin_server_ts, timestamp
 _TIMELY = re.compile(
@@ -62,7 +64,7 @@ class CoverageKey(NamedTuple):
         """The key a text stands for; texts that mean the same time or number give the same key."""
         if _INTEGER.fullmatch(text):
             return cls(_NUMBER, int(text), str(int(text)))
-        if _DECIMAL.fullmatch(text):
+        if _DECIMAL.fullmatch(text) and isfinite(float(text)):
             return _number(float(text))
         if _ISO.fullmatch(text):
             try:

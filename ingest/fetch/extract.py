@@ -17,6 +17,7 @@ from ingest.source import Opens, Source, Stream
 from ingest.types import Child, canonical
 
 _PARTITION = "$partition."
+_ABSENT = object()
 
 
 class Found(NamedTuple):
@@ -148,9 +149,10 @@ def _child(rule: Rule, partition: dict[str, Any], record: Any) -> Child | None:
     place = canonical(partition | parameters)
     if rule.when is not None and not rule.when.first(record):
         return Child(stream=rule.stream, partition=place, closed=True)
-    value = rule.unchanged.first(record) if rule.unchanged is not None else None
+    # null is a value (a conversation without messages), and an absent one says nothing
+    stated = rule.unchanged.first(record, _ABSENT) if rule.unchanged is not None else _ABSENT
     return Child(
-        stream=rule.stream, partition=place, unchanged=canonical(value) if value is not None else None
+        stream=rule.stream, partition=place, unchanged=canonical(stated) if stated is not _ABSENT else None
     )
 
 

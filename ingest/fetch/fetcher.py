@@ -225,8 +225,9 @@ def _unseen(errand: Errand, command: Command, chosen: dict[str, Route]) -> list[
 
 async def _ask_by_id(stager: Stager, batch: Batch) -> list[Batch]:
     """Ask for a batch and stage the answer; where several were refused at once, the ones to ask singly."""
-    by_id = batch.by_id
-    partition = batch.partition
+    by_id, partition = batch.by_id, batch.partition
+    if batch.lacking:
+        raise GiveUp(f"no row that refers to it says its {batch.lacking[0]}")
     request = by_id_request(by_id, batch.ids, batch.referrer)
     after = await stager.log.head(stager.source, batch.stream, partition)
     answer, asked = await stager.ask(request, accept=(*by_id.gone, *by_id.forbidden))

@@ -39,6 +39,12 @@ class Batch(msgspec.Struct, frozen=True):
         return tuple(key[-1] for key in self.keys)
 
     @property
+    def lacking(self) -> list[str]:
+        """The values of the referring row that the request needs, and that nobody gave."""
+        needed = _named(self.by_id.path, *map(str, self.by_id.query.values()))
+        return [name for name in needed if name not in self.referrer]
+
+    @property
     def partition(self) -> str:
         """What was asked for, as the partition of the answer's page."""
         keys = [key[0] if len(key) == 1 else list(key) for key in self.keys]
@@ -57,7 +63,8 @@ def batches(source: Source, wanted: Sequence[Wanted]) -> list[Batch]:
     groups: dict[tuple[str, str], dict[tuple[str, ...], None]] = {}
     referrers: dict[str, dict[str, str]] = {}
     for one in wanted:
-        names = _names(_by_id(source, one.stream))
+        by_id = _by_id(source, one.stream)
+        names = _named(by_id.path, *map(str, by_id.query.values()), *by_id.set.values())
         referrer = {name: one.referrer[name] for name in names if name in one.referrer}
         text = canonical(referrer)
         referrers[text] = referrer
@@ -78,6 +85,5 @@ def _by_id(source: Source, stream: str) -> ById:
     return known.by_id
 
 
-def _names(by_id: ById) -> list[str]:
-    texts = (by_id.path, *map(str, by_id.query.values()), *by_id.set.values())
+def _named(*texts: str) -> list[str]:
     return list(dict.fromkeys(name for text in texts for name in _REFERRER.findall(text)))

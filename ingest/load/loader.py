@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import sqlalchemy as sa
@@ -52,27 +53,37 @@ class Loader:
         return batch
 
     def load(
-        self, connection: sa.Connection, pages: Sequence[Page], *, log: str, run: str, in_order: bool
+        self,
+        connection: sa.Connection,
+        pages: Sequence[Page],
+        *,
+        log: str,
+        run: str,
+        in_order: bool,
+        written: Counter[str] | None = None,
     ) -> LoadCounts:
         """Write what the pages say, their marks and the load's counts, all in the caller's transaction.
 
         `in_order`: every page of the log below these is loaded. A page that is marked already is passed over.
+        `written`: counts the rows written, by table.
         """
         pages = self._unmarked(connection, log, pages)
         if not pages:
             return LoadCounts()
         batch = self.decode(pages)
         self._store.bind(connection)
-        written, kept = 0, batch.kept + settle_sets(connection, self._store, batch, in_order=in_order)
+        total, kept = 0, batch.kept + settle_sets(connection, self._store, batch, in_order=in_order)
         refused = 0
         for name in sorted(batch.tables()):
             outcome = self._store.apply(connection, name, batch, in_order=in_order)
-            written, kept, refused = written + outcome.written, kept + outcome.kept, refused + outcome.rejected
+            total, kept, refused = total + outcome.written, kept + outcome.kept, refused + outcome.rejected
+            if written is not None:
+                written[name] += outcome.written
         counts = LoadCounts(
             pages=len(pages),
             quarantined=len(batch.quarantined),
             records=batch.records,
-            written=written,
+            written=total,
             kept=kept,
             rejected=batch.rejected + refused,
         )

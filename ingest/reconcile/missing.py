@@ -34,8 +34,10 @@ class Absent(NamedTuple):
 class Missing:
     """Keeps `ingest_missing` equal to what is withheld for want of a parent."""
 
-    def __init__(self, catalog: Catalog, engine: Engine) -> None:
+    def __init__(self, catalog: Catalog, engine: Engine, fetchable: frozenset[str] | None) -> None:
         self._catalog, self._engine = catalog, engine
+        #: tables whose rows can be asked for by id; None when any can
+        self._fetchable = fetchable
 
     def settle(self, connection: sa.Connection) -> int:
         """Add what is newly missing, forget what is not missing any more; how many of those arrived."""
@@ -49,9 +51,17 @@ class Missing:
         return arrived
 
     def _absent(self, connection: sa.Connection) -> Iterable[Absent]:
+        whole = WITHHELD.alias()
+        # a target that is itself kept aside whole is known, and not wanted: its own parent is
+        known = sa.exists().where(
+            whole.c.table == WITHHELD.c.target_table,
+            whole.c.key == WITHHELD.c.target_key,
+            whole.c.column == "",
+            whole.c.reason != "incomplete",
+        )
         entries = sa.select(
             WITHHELD.c.table, WITHHELD.c.column, WITHHELD.c.reason, WITHHELD.c.target_table, WITHHELD.c.target_key
-        ).where(WITHHELD.c.reason.in_(_WAITING), WITHHELD.c.target_table.is_not(None))
+        ).where(WITHHELD.c.reason.in_(_WAITING), WITHHELD.c.target_table.is_not(None), sa.not_(known))
         asked: dict[tuple[str, str], bool] = {}
         for entry in connection.execute(entries.distinct()):
             where = (entry.target_table, entry.target_key)
@@ -61,7 +71,7 @@ class Missing:
             fetch = any("fetch" in one.policies for one in self._catalog.references_to(table))
             asked[(table, key)] = asked.get((table, key), False) or fetch
         for (table, key), fetch in asked.items():
-            yield Absent(table, key, fetch)
+            yield Absent(table, key, fetch and (self._fetchable is None or table in self._fetchable))
 
     def _asks(self, table: str, column: str) -> bool:
         return any("fetch" in one.policies for one in self._catalog.references_of(table) if _holds(one, column))

@@ -38,11 +38,20 @@ class Proven(NamedTuple):
 class Reconciler:
     """Settles and proves, on one connection."""
 
-    def __init__(self, catalog: Catalog, engine: Engine, keys: Keys, observe: Observer = unobserved) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        engine: Engine,
+        keys: Keys,
+        *,
+        fetchable: frozenset[str] | None = None,
+        observe: Observer = unobserved,
+    ) -> None:
+        #: `fetchable`: tables whose rows can be asked for by id; None when any can
         self._catalog, self._engine, self._keys, self._observe = catalog, engine, keys, observe
         self._references = References(catalog, engine, keys)
         self._derivation = Derivation(catalog, engine, keys)
-        self._missing = Missing(catalog, engine)
+        self._missing = Missing(catalog, engine, fetchable)
         self._proof = Proof(catalog, keys)
 
     def settle(self, connection: sa.Connection) -> int:

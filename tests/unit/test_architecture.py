@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +86,7 @@ class Module(NamedTuple):
 Rule = Callable[[Module], Iterator[str]]
 
 
+@cache
 def modules() -> list[Module]:
     """Every file of the project."""
     files = sorted(file for top in ("ingest", "schema", "tests") for file in (ROOT / top).rglob("*.py"))

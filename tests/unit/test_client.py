@@ -145,12 +145,6 @@ async def test_cookies_are_not_sent_back() -> None:
     assert "set-cookie" not in answer.headers
 
 
-async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:3128")
-    async with client_of(None) as client:
-        assert client._http._mounts == {}
-
-
 # -- redirects -------------------------------------------------------------------------------------------
 
 
@@ -266,6 +260,14 @@ async def test_what_is_not_json_is_a_bad_answer_that_says_what_came(
     script = Script(httpx.Response(200, content=content, headers={"content-type": kind}))
     async with client_of(script) as client:
         with pytest.raises(BadAnswer, match=rf"shop: GET /items: status 200 with .*{said}"):
+            await client.ask(GET)
+    assert len(script.requests) == 1
+
+
+async def test_json_that_ends_too_early_in_a_whole_body_is_not_asked_for_again() -> None:
+    script = Script(httpx.Response(200, content=b'{"data": [1, 2'))
+    async with client_of(script) as client:
+        with pytest.raises(BadAnswer, match="truncated"):
             await client.ask(GET)
     assert len(script.requests) == 1
 
@@ -485,6 +487,11 @@ async def test_a_429_holds_the_whole_source_back_and_halves_its_rate() -> None:
         assert clock.seconds == pytest.approx(60.0)
         await client.ask(GET)
         assert clock.seconds == pytest.approx(60.2)
+        for _ in range(40):
+            await client.ask(GET)
+        before = clock.seconds
+        await client.ask(GET)
+        assert clock.seconds - before == pytest.approx(0.1)
 
 
 async def test_a_503_does_not_slow_the_source() -> None:

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Mapper
@@ -104,7 +105,8 @@ def test_ids_are_64_bit_and_given_by_upstream(table: sa.Table) -> None:
 def test_every_constraint_has_a_name_by_its_kind_and_table_that_no_engine_cuts(table: sa.Table) -> None:
     kinds = {sa.PrimaryKeyConstraint: "pk", sa.ForeignKeyConstraint: "fk", sa.UniqueConstraint: "uq"}
     for constraint in table.constraints:
-        added = str(AddConstraint(constraint, isolate_from_table=False).compile(dialect=POSTGRESQL))
+        # the default dialect cuts nothing
+        added = str(AddConstraint(constraint, isolate_from_table=False).compile(dialect=DefaultDialect()))
         name = added.split(" ADD CONSTRAINT ")[1].split()[0]
         assert name.startswith(f"{kinds.get(type(constraint), 'ck')}_{table.name}")
         assert len(name) <= LONGEST_NAME

@@ -19,7 +19,13 @@ ROOM, ANA, BEN = "!room:lab", "@ana:lab", "@ben:lab"
 
 def event(id: str, type: str, sender: str, **stated: Any) -> dict[str, Any]:
     """A line of the oracle's events; what is not stated is as for a plain message."""
-    plain = {"room_id": ROOM, "state_key": None, "redacted_by": None, "rel": None, "content": {}}
+    plain: dict[str, Any] = {
+        "room_id": ROOM,
+        "state_key": None,
+        "redacted_by": None,
+        "rel": None,
+        "content": {},
+    }
     return (
         {"event_id": id, "type": type, "sender": sender, "origin_server_ts": 1_700_000_000_123}
         | plain

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -316,11 +316,11 @@ async def test_pruning_makes_room_on_a_full_disk(log: SqlitePageLog) -> None:
 
 PRELUDE = """
 import asyncio, os, resource, sys
-sys.path[:0] = [{tests!r}, {root!r}]
+sys.path.insert(0, {root!r})
 from pathlib import Path
 from ingest.errors import IngestError, Stop
 from ingest.staging import SqlitePageLog
-from test_staging_sqlite import append, noise
+from tests.unit.test_staging_sqlite import append, noise
 
 path = Path({path!r})
 
@@ -333,7 +333,7 @@ def say(*words):
 def child(path: Path, program: str) -> Iterator[subprocess.Popen[str]]:
     """A Python process that runs `async def main()` of the program; killed at the end if it still runs."""
     root = Path(ingest.__file__).parents[1]
-    prelude = PRELUDE.format(tests=str(Path(__file__).parent), root=str(root), path=str(path))
+    prelude = PRELUDE.format(root=str(root), path=str(path))
     script = f"{prelude}\n{program}\nasyncio.run(main())"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -478,21 +478,19 @@ def test_a_process_that_used_a_log_ends_by_itself(path: Path, program: str, stat
     assert not sibling(path, "-wal").exists()  # copied back: the log was closed
 
 
-@pytest.mark.parametrize("damage", ["strange", "cut", "held"])
-async def test_a_process_that_was_refused_a_log_ends_by_itself(path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "outcome"), [("strange", "UsageError"), ("cut", "Stop"), ("held", "StagingConflict")]
+)
+async def test_a_process_that_was_refused_a_log_ends_by_itself(path: Path, damage: str, outcome: str) -> None:
     await filled(path, pages=4)
     if damage == "strange":
         path.write_text("buy milk")
     if damage == "cut":
         os.truncate(path, path.stat().st_size - 1)
-    holder = await SqlitePageLog.open(path) if damage == "held" else None
-    with child(path, REFUSED) as process:
-        assert process.wait(PATIENCE) == 0
-        assert lines(process, 1) == [
-            {"strange": "UsageError", "cut": "Stop", "held": "StagingConflict"}[damage]
-        ]
-    if holder is not None:
-        await holder.close()
+    async with await SqlitePageLog.open(path) if damage == "held" else nullcontext():
+        with child(path, REFUSED) as process:
+            assert process.wait(PATIENCE) == 0
+            assert lines(process, 1) == [outcome]
 
 
 async def test_a_cancelled_close_still_lets_go_of_the_log(path: Path) -> None:

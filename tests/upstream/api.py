@@ -16,7 +16,7 @@ from ingest.paths import Path
 from ingest.source import Source, Stream
 from ingest.types import Json, Key
 from tests.upstream.dialect import Dialect, Spelling, first, merge, put
-from tests.upstream.models import Row
+from tests.upstream.models import Relation, Row
 from tests.upstream.telling import Nesting, Telling
 from tests.upstream.truth import Truth
 from tests.upstream.values import bare
@@ -33,6 +33,8 @@ class Api:
         #: rows the API neither lists nor nests
         self._concealed: set[tuple[str, Key]] = set()
         self._concealments = 0
+        #: the rows that were told whole so far
+        self.told: set[tuple[str, Key]] = set()
         self._overlapping = {table: tuple(self._overlaps(table)) for table in self.models.tables}
 
     @property
@@ -83,7 +85,29 @@ class Api:
         if row is None:
             raise KeyError(f"{table} has no row {key}")
         telling = Telling(self.nesting, self.truth, self.conceals, omit_nulls=stream.omits == "null")
-        return telling.tell(table, row, omitted)
+        record = telling.tell(table, row, omitted)
+        self.told |= telling.told | self._links(telling.told)
+        return record
+
+    def _links(self, told: set[tuple[str, Key]]) -> set[tuple[str, Key]]:
+        """The rows of association tables that are told by the nested lists of these rows."""
+        return {
+            (relation.secondary, self.models.key(relation.secondary, link))
+            for table, key in told
+            if (entity := self.models.by_table.get(table)) is not None
+            for relation in entity.relations
+            if relation.secondary is not None and self.nesting.inlined(relation, 0)
+            for link in self.truth.matching(
+                relation.secondary,
+                tuple(theirs for _, theirs in relation.pairs),
+                self._ours(relation, table, key),
+            )
+        }
+
+    def _ours(self, relation: Relation, table: str, key: Key) -> Key:
+        row = self.truth.get(table, key)
+        assert row is not None
+        return tuple(row[ours] for ours, _ in relation.pairs)
 
     def _case(
         self, stream: Stream, table: str, key: Key, record: dict[str, Json]

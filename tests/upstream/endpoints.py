@@ -14,10 +14,11 @@ from ingest.types import Json, Key
 from tests.upstream.api import Api
 from tests.upstream.auth import Gate
 from tests.upstream.dialect import put
-from tests.upstream.listing import Item, Listings, keyset
-from tests.upstream.paging import OWN_TOKEN, Asked, BadRequest, Pager
+from tests.upstream.listing import UNTIL, Item, Listings, keyset, parameters
+from tests.upstream.paging import OWN_TOKEN, Asked, Pager
 from tests.upstream.routes import Route, routes
 from tests.upstream.shape import Opener, shape, wrap
+from tests.upstream.tokens import BadRequest
 from tests.upstream.wire import Answer, Request, answer_json
 
 
@@ -98,7 +99,7 @@ class Site:
         admitted: bool,
         ring: bool,
     ) -> Answer:
-        partition = tuple(given[parameter] for parameter in stream.parameters)
+        partition = tuple(given[parameter] for parameter in parameters(stream))
         partitions = self.listings.partitions(name)
         if partition not in partitions:
             forbidden = self._forbids(stream, given)
@@ -106,7 +107,7 @@ class Site:
                 {"error": "forbidden" if forbidden else "not found"}, 403 if forbidden else 404
             )
         listing = partitions[partition] if admitted else []
-        asked = self._asked(name, stream, partition, listing, request, ring)
+        asked = self._asked(name, stream, partition, listing, request, given.get(UNTIL), ring)
         page = self.pager.page(asked)
         openings = self.opener.limit(stream, page)
         body = shape(
@@ -134,11 +135,11 @@ class Site:
         partition: tuple[str, ...],
         listing: list[Item],
         request: Request,
+        until: str | None,
         ring: bool,
     ) -> Asked:
         params = dict(request.query)
         params |= {key: str(value) for key, value in request.json().items() if isinstance(value, str | int)}
-        until = params.get("to") if self.listings.by_change(name) else None
 
         def select(since: str | None) -> list[Item]:
             return (
@@ -168,7 +169,7 @@ class Site:
 
     def _wanted(self, stream: Stream, item: Item, since: str | None, until: str | None) -> bool:
         if until is not None:
-            place = self.pager.place(until)
+            place = self.pager.tokens.place(until)
             if place.after is not None and self.api.truth.changed(item.table, item.key) <= place.after[0]:
                 return False
         if since is None or stream.since is None:

@@ -16,6 +16,8 @@ from tests.upstream.models import Row
 
 #: the order of a stream that declares none; the other two go by arrival
 Order = Literal["shuffled", "newest-first", "oldest-first"]
+#: the parameter that bounds a walk which a page opened; what names it is only sent where there is a bound
+UNTIL = "until"
 #: how the rows of a parent are found: a column of theirs, or a function of the parent's row
 Link = str | Callable[[Row], list[Row]]
 Values = tuple[str, ...]
@@ -100,7 +102,7 @@ class Listings:
     def _grouped(self, name: str, stream: Stream) -> Iterator[tuple[Values, list[Item]]]:
         if stream.each is not None:
             yield from self._of_parents(name, stream, stream.each)
-        elif stream.parameters:
+        elif parameters(stream):
             yield from self._of_openers(name, stream)
         else:
             yield (
@@ -115,12 +117,12 @@ class Listings:
     def _of_parents(self, name: str, stream: Stream, each: str) -> Iterator[tuple[Values, list[Item]]]:
         parent = self.source.streams[each]
         for outer, items in list(self.partitions(each).items()):
-            inherited = dict(zip(parent.parameters, outer, strict=True))
+            inherited = dict(zip(parameters(parent), outer, strict=True))
             for item in items:
                 record = self.api.record(parent, item.table, item.key)
                 if stream.when is not None and not Path(stream.when).first(record):
                     continue
-                given = {p: _parameter(p, each, record, inherited) for p in stream.parameters}
+                given = {p: _parameter(p, each, record, inherited) for p in parameters(stream)}
                 row = self.truth.get(item.table, item.key)
                 assert row is not None
                 rows = self._children(name, stream, item.table, row, given)
@@ -131,7 +133,7 @@ class Listings:
         opener = next(s for s in self.source.streams.values() if s.opens and s.opens.stream == name)
         assert opener.opens is not None
         stars = {value: column for column, value in opener.set.items()}
-        columns = [stars[opener.opens.partition[parameter]] for parameter in stream.parameters]
+        columns = [stars[opener.opens.partition[parameter]] for parameter in parameters(stream)]
         for table in self.primaries(stream):
             for row in self._rows(stream, table):
                 yield (
@@ -265,6 +267,11 @@ class Listings:
         stream = self.source.streams[name]
         opened = any(other.opens and other.opens.stream == name for other in self.source.streams.values())
         return opened or bool(getattr(stream.paginate, "tail", False))
+
+
+def parameters(stream: Stream) -> tuple[str, ...]:
+    """The parameters whose values make a partition."""
+    return tuple(name for name in stream.parameters if name != UNTIL)
 
 
 def keyset(stream: Stream) -> str | None:

@@ -10,8 +10,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import total_ordering
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from ingest.source import (
@@ -27,6 +26,7 @@ from ingest.source import (
 )
 from ingest.types import Json
 from tests.upstream.listing import Item
+from tests.upstream.tokens import BadRequest, Last, Place, Tokens
 
 #: the parameter of next-page URLs that are the server's own to make
 OWN_TOKEN = "page_token"
@@ -36,10 +36,6 @@ _ENDINGS: dict[str, Json] = {"null": None, "empty": ""}
 
 #: a row that is counted and not shown
 UNSHOWN = Item((), "", ())
-
-
-class BadRequest(Exception):
-    """What was asked makes no sense to the server."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,31 +73,6 @@ class Page:
     headers: list[tuple[str, str]] = field(default_factory=list)
 
 
-@total_ordering
-class Last:
-    """Sorts after everything."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Last)
-
-    def __lt__(self, other: object) -> bool:
-        return False
-
-    def __hash__(self) -> int:
-        return 0
-
-
-class Place(NamedTuple):
-    """What a token stands for: the place after which a listing goes on, and what was asked with it."""
-
-    stream: str
-    partition: tuple[str, ...]
-    after: tuple[Any, ...] | None
-    since: str | None = None
-    #: the page before this place was an empty one
-    hole: bool = False
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """One request for a page."""
@@ -130,8 +101,7 @@ class Pager:
 
     def __init__(self, paging: Paging, seed: int = 0) -> None:
         self.paging, self.seed = paging, seed
-        self._tokens: dict[Place, str] = {}
-        self._places: dict[str, Place] = {}
+        self.tokens = Tokens(paging.tokens)
 
     def page(self, asked: Asked) -> Page:
         """The page that was asked for; BadRequest where that makes no sense."""
@@ -231,29 +201,14 @@ class Pager:
         end = len(items) if whole else min(start + self._limit(kind, asked), len(items))
         page = self._cut(items, start, end)
         after = items[end - 1].place if end > start else place.after
-        _say(page, kind.next, self._json(self.token(place._replace(after=after))))
+        _say(page, kind.next, self._json(self.tokens.token(place._replace(after=after))))
         _say(page, kind.more, end < len(items))
         return page
-
-    def token(self, place: Place) -> str:
-        """The token that stands for a place: always the same one."""
-        if place not in self._tokens:
-            number = len(self._tokens) + 1
-            # a token that is not quoted in a URL becomes another one
-            token = str(number) if self.paging.tokens == "int" else f"t{number}+/=&%2B"
-            self._tokens[place], self._places[token] = token, place
-        return self._tokens[place]
-
-    def place(self, token: str) -> Place:
-        """What a token stands for; BadRequest when nothing."""
-        if token not in self._places:
-            raise BadRequest("no such page token")
-        return self._places[token]
 
     def _asked_place(self, token: str | None, asked: Asked) -> Place:
         if not token:
             return Place(asked.stream, asked.partition, None, asked.since)
-        place = self.place(token)
+        place = self.tokens.place(token)
         if place[:2] != (asked.stream, asked.partition):
             raise BadRequest("the page token is of another listing")
         return place
@@ -266,7 +221,7 @@ class Pager:
             if not isinstance(kind, Cursor) or kind.more is None or self.paging.end != "stale":
                 return
             following = Place(asked.stream, asked.partition, (Last(),), asked.since)
-        token = self.token(following)
+        token = self.tokens.token(following)
         match kind:
             case Cursor():
                 _say(page, kind.next, self._json(token))

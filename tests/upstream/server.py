@@ -28,6 +28,7 @@ from tests.upstream.endpoints import Site
 from tests.upstream.faults import Faults, Scene
 from tests.upstream.listing import Link, Listings, Order
 from tests.upstream.paging import Pager, Paging
+from tests.upstream.reach import untold
 from tests.upstream.truth import Truth
 from tests.upstream.wire import HEADER_LIMIT, Answer, Pairs, Request, Sleep, read_request, write_answer
 
@@ -137,6 +138,10 @@ class Upstream:
     def spoil(self, table: str, *key: Any, record: bytes) -> None:
         """Tell the row as these bytes, whatever they are."""
         self.site.spoiled[table, key] = record
+
+    def untold(self) -> dict[str, list[Any]]:
+        """The rows that no client can learn of, by table: what cannot come into a mirror."""
+        return untold(self.site.listings)
 
     def asked(self, stream: str) -> list[Seen]:
         """The requests that asked for a stream."""

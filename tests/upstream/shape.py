@@ -11,7 +11,8 @@ from ingest.paths import Path
 from ingest.source import Stream
 from tests.upstream.dialect import put
 from tests.upstream.listing import Item, Listings
-from tests.upstream.paging import Page, Pager, Place
+from tests.upstream.paging import Page, Pager
+from tests.upstream.tokens import Place
 
 #: the key under which a star holds everything, when no column says how to group it
 EVERYTHING = "all"
@@ -95,7 +96,7 @@ class Opener:
         """The token that leads, in the opened stream, to what is older than the oldest item shown."""
         items = self.listings.partitions(opened)[(group,)]
         place = next(item.place for item in items if item[1:] == oldest[1:])
-        return self.pager.token(Place(opened, (group,), place))
+        return self.pager.tokens.token(Place(opened, (group,), place))
 
     def _star(self, stream: Stream) -> str:
         assert stream.opens is not None

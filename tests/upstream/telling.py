@@ -87,6 +87,8 @@ class Telling:
     ) -> None:
         self.nesting, self.truth, self.conceals, self.omit_nulls = nesting, truth, conceals, omit_nulls
         self.models, self.spelling, self.dialect = nesting.models, nesting.spelling, nesting.dialect
+        #: the rows told whole so far
+        self.told: set[tuple[str, Key]] = set()
 
     def tell(
         self,
@@ -97,6 +99,8 @@ class Telling:
         only: frozenset[str] | None = None,
     ) -> dict[str, Json]:
         """The row's columns and nested rows; `only` names the columns of a partial one."""
+        if only is None:
+            self.told.add((table, self.models.key(table, row)))
         nested = dict(self._nested(table, row, within)) if only is None else {}
         replaced = {
             ours for relation in nested if self._replaces(relation, nested) for ours, _ in relation.pairs

@@ -80,8 +80,8 @@ def key_value(column: sa.Column[Any], random: Random, serial: int, *, resolution
 
 
 def bare(kind: Any) -> Any:
-    """The type beneath decorators."""
-    while isinstance(kind, sa.types.TypeDecorator):
+    """The type beneath decorators; SQLAlchemy's own Interval is one, and means more than what it wraps."""
+    while isinstance(kind, sa.types.TypeDecorator) and not isinstance(kind, sa.Interval):
         kind = kind.impl_instance
     return kind
 

@@ -6,7 +6,7 @@ It knows no more than what a source says: for tests of the upstream itself.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
@@ -22,9 +22,7 @@ from ingest.source import (
     PageNumber,
     Stream,
 )
-
-if TYPE_CHECKING:
-    from tests.upstream.server import Upstream
+from tests.upstream.server import Upstream
 
 #: a walk longer than this goes round in a ring
 LONGEST = 10_000
@@ -93,7 +91,7 @@ def _next(
             offset = Path(path).first(body)
             return None if offset is None else {kind.param: offset}
         case Offset():
-            offset = int(query.get(kind.param, kind.first)) + kind.limit
+            offset = int(query.get(kind.param, kind.first)) + (kind.limit or 0)
             done = offset - kind.first
             return {kind.param: offset} if _goes_on(kind, body, page, done) else None
         case Keyset():

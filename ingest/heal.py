@@ -1,0 +1,101 @@
+"""From missing parents to the requests that ask for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from enum import Enum
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ingest.catalog import Catalog, Table
+from ingest.engines.base import Engine
+from ingest.keys import is_row, load_key, raw
+from ingest.ledger import MISSING, WITHHELD
+from ingest.source import ById, Source
+from ingest.types import Key
+
+_REFERRER = re.compile(r"\{referrer\.([A-Za-z_]\w*)\}")
+
+
+class Ask(NamedTuple):
+    """A missing parent that a stream can be asked for."""
+
+    source: str
+    stream: str
+    #: the key as the API spells it
+    key: tuple[str, ...]
+    #: columns of a row that refers to it, as the API spells them
+    referrer: dict[str, str]
+    #: (table, canonical key)
+    where: tuple[str, str]
+
+
+class Healer:
+    """Knows which stream brings which table's records by id."""
+
+    def __init__(self, sources: Mapping[str, Source], catalog: Catalog, engine: Engine) -> None:
+        self._catalog, self._engine = catalog, engine
+        self._ways: dict[str, tuple[str, str, ById]] = {}
+        for source_name, source in sources.items():
+            for name, stream in source.streams.items():
+                for entity in (*stream.entities.default, *(one for case in stream.entities.cases.values() for one in case)):
+                    if stream.by_id is not None and entity in catalog.entities:
+                        self._ways.setdefault(catalog.entities[entity].name, (source_name, name, stream.by_id))
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """The tables whose rows can be asked for by id."""
+        return frozenset(self._ways)
+
+    def asks(self, connection: sa.Connection, asked: set[tuple[str, str]], *, limit: int) -> list[Ask]:
+        """What is wanted, can be asked for, and was not asked for yet in this run."""
+        rows = connection.execute(
+            sa.select(MISSING.c.table, MISSING.c.key)
+            .where(MISSING.c.state == "wanted", MISSING.c.table.in_(sorted(self._ways)))
+            .order_by(MISSING.c.table, MISSING.c.key)
+        )
+        wanted = [(table, key) for table, key in rows if (table, key) not in asked][:limit]
+        return [self._ask(connection, table, key) for table, key in wanted]
+
+    def _ask(self, connection: sa.Connection, table: str, text: str) -> Ask:
+        source, stream, by_id = self._ways[table]
+        key = load_key(text)
+        spelled = spell(self._catalog.tables[table], self._catalog.tables[table].key, key, self._engine.dialect)
+        names = _REFERRER.findall(by_id.path + "".join(map(str, by_id.query.values())))
+        names += [name.removeprefix("$partition.referrer.") for name in by_id.set.values() if ".referrer." in name]
+        referrer = self._referrer(connection, table, text, names) if names else {}
+        return Ask(source, stream, spelled, referrer, (table, text))
+
+    def _referrer(self, connection: sa.Connection, table: str, key: str, names: Iterable[str]) -> dict[str, str]:
+        """The named columns of one row that refers to the missing parent."""
+        entries = connection.execute(
+            sa.select(WITHHELD.c.table, WITHHELD.c.key)
+            .where(WITHHELD.c.target_table == table, WITHHELD.c.target_key == key)
+            .order_by(WITHHELD.c.table, WITHHELD.c.key)
+        )
+        for name, text in entries:
+            referring = self._catalog.tables[name]
+            there = [column for column in dict.fromkeys(names) if column in referring.sql.c]
+            columns = [raw(referring.sql.c[column]) for column in there]
+            row = connection.execute(sa.select(*columns).where(is_row(referring, load_key(text)))).first() if there else None
+            if row is not None and None not in row:
+                return dict(zip(there, spell(referring, there, tuple(row), self._engine.dialect), strict=True))
+        return {}
+
+
+def spell(table: Table, columns: Iterable[str], values: Key, dialect: sa.Dialect) -> tuple[str, ...]:
+    """Stored values as an API spells them in a URL."""
+    spelled = []
+    for name, value in zip(columns, values, strict=True):
+        type_ = table.sql.c[name].type
+        processor = type_.dialect_impl(dialect).result_processor(dialect, None)
+        python: Any = processor(value) if processor is not None else value
+        if isinstance(python, Enum):
+            python = python.value
+        elif isinstance(python, datetime):
+            python = python.isoformat()
+        spelled.append(str(python))
+    return tuple(spelled)
