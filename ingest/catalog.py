@@ -108,6 +108,12 @@ class Table:
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 
+    @property
+    def paths(self) -> list[tuple[str, ...]]:
+        """Everywhere in a record that a column or a nested record may be."""
+        columns = [path for column in self.columns for path in column.paths]
+        return columns + [path for nested in self.nested for path in nested.paths]
+
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
 
@@ -149,14 +155,15 @@ def read_catalog(modules: Iterable[ModuleType]) -> Catalog:
     tables: dict[str, Table] = {}
     mappers = [mapper for module in modules for mapper in _mappers(module)]
     configure_mappers()
-    metadatas = tuple({id(mapper.local_table.metadata): mapper.local_table.metadata for mapper in mappers}.values())
+    metadatas = tuple({id(one): one for one in (_metadata(mapper) for mapper in mappers)}.values())
     for metadata in metadatas:
         attach(metadata)
         by_table = {mapper.local_table: mapper for mapper in mappers}
         for sql in metadata.tables.values():
             if sql.name in tables:
                 raise ConfigError(
-                    f"two sources have a table {sql.name!r}", hint="mirror them into two databases, or rename one"
+                    f"two sources have a table {sql.name!r}",
+                    hint="mirror them into two databases, or rename one",
                 )
             tables[str(sql.name)] = _table(sql, by_table.get(sql))
     references = tuple(reference for table in tables.values() for reference in _references(table))
@@ -187,9 +194,18 @@ def _mappers(module: ModuleType) -> Iterator[Mapper[Any]]:
         if isinstance(value, type) and hasattr(value, "__mapper__")
     }
     if not registries:
-        raise ModelError("defines no models", where=module.__name__, hint="models.py needs declarative classes")
+        raise ModelError(
+            "defines no models", where=module.__name__, hint="models.py needs declarative classes"
+        )
     for registry in registries.values():
         yield from sorted(registry.mappers, key=lambda mapper: mapper.class_.__name__)
+
+
+def _metadata(mapper: Mapper[Any]) -> sa.MetaData:
+    table = mapper.local_table
+    if not isinstance(table, sa.Table):
+        raise ModelError("is not mapped to a table", where=mapper.class_.__name__)
+    return table.metadata
 
 
 def _table(sql: sa.Table, mapper: Mapper[Any] | None) -> Table:
@@ -217,7 +233,9 @@ def _statable(column: sa.Column[Any]) -> bool:
 
 def _check_mirror(table: Table) -> None:
     mirror = table.mirror
-    for name in filter(None, (mirror.version, mirror.deleted, mirror.redacts, mirror.redacted_by, *mirror.clears)):
+    for name in filter(
+        None, (mirror.version, mirror.deleted, mirror.redacts, mirror.redacted_by, *mirror.clears)
+    ):
         if name not in table.names:
             raise ModelError(
                 f"__mirror__ names {name!r}, which is no column the upstream states",
@@ -260,7 +278,9 @@ def _nested(mapper: Mapper[Any]) -> Iterator[Nested]:
             kind=_kind(relation),
             paths=paths,
             entity=relation.mapper.class_.__name__,
-            pairs=_named(relation.synchronize_pairs if relation.secondary is not None else relation.local_remote_pairs),
+            pairs=_named(
+                relation.synchronize_pairs if relation.secondary is not None else relation.local_remote_pairs
+            ),
             secondary=str(relation.secondary.name) if isinstance(relation.secondary, sa.Table) else None,
             secondary_pairs=_named(relation.secondary_synchronize_pairs),
             complete=spoken.complete,
@@ -317,7 +337,10 @@ def _default_policies(nullable: Sequence[str], target: sa.Table) -> tuple[Policy
 def stubbable(sql: sa.Table) -> bool:
     """True when a row with nothing but its key is valid."""
     return all(
-        column.nullable or column.primary_key or column.server_default is not None or _constant(column) is not NO_DEFAULT
+        column.nullable
+        or column.primary_key
+        or column.server_default is not None
+        or _constant(column) is not NO_DEFAULT
         for column in sql.columns
     )
 
@@ -338,7 +361,9 @@ def _derived(table: Table, tables: dict[str, Table]) -> Iterator[Derived]:
             value = _pointed_at(column, child, where)
             stated = rule.by()
             by = tuple(_columns_of(stated, where)) + tuple(
-                part for part in tables[child.name].sql.primary_key.columns if part.name not in _names(stated, where)
+                part
+                for part in tables[child.name].sql.primary_key.columns
+                if part.name not in _names(stated, where)
             )
         yield Derived(
             table=table.name,
@@ -358,7 +383,9 @@ def _names(expressions: Any, where: str) -> set[str]:
 
 def _columns_of(expressions: Any, where: str) -> tuple[sa.Column[Any], ...]:
     parts = expressions if isinstance(expressions, tuple | list) else (expressions,)
-    columns = tuple(part.__clause_element__() if hasattr(part, "__clause_element__") else part for part in parts)
+    columns = tuple(
+        part.__clause_element__() if hasattr(part, "__clause_element__") else part for part in parts
+    )
     columns = tuple(column.table.c[column.name] for column in columns)
     if not columns:
         raise ModelError("follows no column", where=where)
@@ -374,7 +401,8 @@ def _in_key_order(table: Table, followed: Sequence[sa.Column[Any]], where: str) 
         if constraint.referred_table is table.sql and wanted <= set(pairs.values()):
             return tuple(pairs[name] for name in table.key)
     raise ModelError(
-        f"follows {child.name}.{'+'.join(sorted(wanted))}, which is no foreign key to {table.name}", where=where
+        f"follows {child.name}.{'+'.join(sorted(wanted))}, which is no foreign key to {table.name}",
+        where=where,
     )
 
 
@@ -382,7 +410,9 @@ def _pointed_at(column: sa.Column[Any], child: Any, where: str) -> str:
     for foreign in column.foreign_keys:
         if foreign.column.table is child:
             return str(foreign.column.name)
-    raise ModelError(f"points at no column of {child.name}", where=where, hint=f'ForeignKey("{child.name}.id")')
+    raise ModelError(
+        f"points at no column of {child.name}", where=where, hint=f'ForeignKey("{child.name}.id")'
+    )
 
 
 def bind_processor(column: Column, dialect: sa.Dialect) -> Callable[[Any], Any] | None:
@@ -394,7 +424,9 @@ def bind_processor(column: Column, dialect: sa.Dialect) -> Callable[[Any], Any] 
 def stored_defaults(table: Table, dialect: sa.Dialect) -> dict[str, Any]:
     """Stored forms of the constant defaults, by column."""
     return {
-        column.name: _stored_default(column, dialect) for column in table.columns if column.default is not NO_DEFAULT
+        column.name: _stored_default(column, dialect)
+        for column in table.columns
+        if column.default is not NO_DEFAULT
     }
 
 

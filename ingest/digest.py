@@ -39,7 +39,9 @@ def digest(connection: sa.Connection, catalog: Catalog) -> str:
 def _add_table(connection: sa.Connection, table: Table, whole: Any) -> None:
     columns = [column for column in table.sql.columns if column.name not in LEDGER_COLUMNS]
     rows = connection.execute(
-        sa.select(*columns).order_by(*(table.sql.c[name] for name in table.key)).execution_options(yield_per=_CHUNK)
+        sa.select(*columns)
+        .order_by(*(table.sql.c[name] for name in table.key))
+        .execution_options(yield_per=_CHUNK)
     )
     for row in rows:
         whole.update(msgspec.json.encode([portable(value) for value in row], order="sorted") + b"\n")
@@ -50,7 +52,9 @@ def _add_withheld(connection: sa.Connection, whole: Any) -> None:
     rows = sa.select(*columns, WITHHELD.c.value).where(WITHHELD.c.value.is_not(None)).order_by(*columns)
     for table, key, column, value in connection.execute(rows):
         stated = msgspec.json.decode(value)
-        whole.update(msgspec.json.encode([table, key, column, stated if column else stated["values"]], order="sorted"))
+        whole.update(
+            msgspec.json.encode([table, key, column, stated if column else stated["values"]], order="sorted")
+        )
         whole.update(b"\n")
 
 

@@ -1,21 +1,21 @@
 """Every error the machine raises on purpose; its class says what to do next.
 
-    IngestError
-    ├── UsageError             the person must change something first        exit 2
-    │   ├── ConfigError        config.toml or source.toml
-    │   └── ModelError         models.py cannot be mirrored as written
-    ├── Retry                  ask again, later                             (never leaves fetch)
-    ├── GiveUp                 this partition ends; the others go on         exit 3
-    │   ├── Refused            the server said no (status, body excerpt)
-    │   ├── BadAnswer          the answer cannot be used (cut, not JSON, too large, a cursor ring)
-    │   └── ForeignOrigin      the answer points away from the configured origin
-    ├── SetAside               this page or record becomes a dead letter     exit 3
-    └── Stop                   the run cannot go on                          exit 1
-        ├── AuthFailed         the credentials were not accepted
-        ├── LockHeld           another run is writing
-        ├── LogDrift           page log and database do not belong together
-        ├── StagingConflict    a second fetcher appended to the same partition
-        └── NotProven          the certificate could not be given            exit 4
+IngestError
+├── UsageError             the person must change something first        exit 2
+│   ├── ConfigError        config.toml or source.toml
+│   └── ModelError         models.py cannot be mirrored as written
+├── Retry                  ask again, later                             (never leaves fetch)
+├── GiveUp                 this partition ends; the others go on         exit 3
+│   ├── Refused            the server said no (status, body excerpt)
+│   ├── BadAnswer          the answer cannot be used (cut, not JSON, too large, a cursor ring)
+│   └── ForeignOrigin      the answer points away from the configured origin
+├── SetAside               this page or record becomes a dead letter     exit 3
+└── Stop                   the run cannot go on                          exit 1
+    ├── AuthFailed         the credentials were not accepted
+    ├── LockHeld           another run is writing
+    ├── LogDrift           page log and database do not belong together
+    ├── StagingConflict    a second fetcher appended to the same partition
+    └── NotProven          the certificate could not be given            exit 4
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class IngestError(Exception):
 
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, message: str | None = None, *, where: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, where: str | None = None, hint: str | None = None
+    ) -> None:
         self.message = message or (type(self).__doc__ or "").strip()
         #: file and key, partition, page or row
         self.where = where
@@ -58,7 +60,9 @@ class ModelError(UsageError):
 class Retry(IngestError):
     """The upstream is not ready; ask again later."""
 
-    def __init__(self, message: str | None = None, *, after: float | None = None, where: str | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, after: float | None = None, where: str | None = None
+    ) -> None:
         super().__init__(message, where=where)
         #: seconds the server asked us to wait; None when it did not say
         self.after = after

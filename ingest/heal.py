@@ -41,9 +41,14 @@ class Healer:
         self._ways: dict[str, tuple[str, str, ById]] = {}
         for source_name, source in sources.items():
             for name, stream in source.streams.items():
-                for entity in (*stream.entities.default, *(one for case in stream.entities.cases.values() for one in case)):
+                for entity in (
+                    *stream.entities.default,
+                    *(one for case in stream.entities.cases.values() for one in case),
+                ):
                     if stream.by_id is not None and entity in catalog.entities:
-                        self._ways.setdefault(catalog.entities[entity].name, (source_name, name, stream.by_id))
+                        self._ways.setdefault(
+                            catalog.entities[entity].name, (source_name, name, stream.by_id)
+                        )
 
     @property
     def tables(self) -> frozenset[str]:
@@ -63,13 +68,19 @@ class Healer:
     def _ask(self, connection: sa.Connection, table: str, text: str) -> Ask:
         source, stream, by_id = self._ways[table]
         key = load_key(text)
-        spelled = spell(self._catalog.tables[table], self._catalog.tables[table].key, key, self._engine.dialect)
+        spelled = spell(
+            self._catalog.tables[table], self._catalog.tables[table].key, key, self._engine.dialect
+        )
         names = _REFERRER.findall(by_id.path + "".join(map(str, by_id.query.values())))
-        names += [name.removeprefix("$partition.referrer.") for name in by_id.set.values() if ".referrer." in name]
+        names += [
+            name.removeprefix("$partition.referrer.") for name in by_id.set.values() if ".referrer." in name
+        ]
         referrer = self._referrer(connection, table, text, names) if names else {}
         return Ask(source, stream, spelled, referrer, (table, text))
 
-    def _referrer(self, connection: sa.Connection, table: str, key: str, names: Iterable[str]) -> dict[str, str]:
+    def _referrer(
+        self, connection: sa.Connection, table: str, key: str, names: Iterable[str]
+    ) -> dict[str, str]:
         """The named columns of one row that refers to the missing parent."""
         entries = connection.execute(
             sa.select(WITHHELD.c.table, WITHHELD.c.key)
@@ -80,9 +91,15 @@ class Healer:
             referring = self._catalog.tables[name]
             there = [column for column in dict.fromkeys(names) if column in referring.sql.c]
             columns = [raw(referring.sql.c[column]) for column in there]
-            row = connection.execute(sa.select(*columns).where(is_row(referring, load_key(text)))).first() if there else None
+            row = (
+                connection.execute(sa.select(*columns).where(is_row(referring, load_key(text)))).first()
+                if there
+                else None
+            )
             if row is not None and None not in row:
-                return dict(zip(there, spell(referring, there, tuple(row), self._engine.dialect), strict=True))
+                return dict(
+                    zip(there, spell(referring, there, tuple(row), self._engine.dialect), strict=True)
+                )
         return {}
 
 

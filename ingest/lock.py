@@ -39,12 +39,16 @@ def check(connection: sa.Connection, epoch: int) -> None:
     held = connection.execute(sa.select(LOCK.c.epoch, LOCK.c.holder, LOCK.c.since).where(_THE_LOCK)).first()
     if held is None or held.epoch != epoch:
         by = f"{held.holder} since {held.since}" if held else "nobody"
-        raise LockHeld(f"the lock was taken over by {by}", hint="this run writes nothing more; what is staged is kept")
+        raise LockHeld(
+            f"the lock was taken over by {by}", hint="this run writes nothing more; what is staged is kept"
+        )
 
 
 def release(connection: sa.Connection, epoch: int) -> None:
     """Let go, if it is still ours."""
-    connection.execute(sa.update(LOCK).where(_THE_LOCK, LOCK.c.epoch == epoch).values(holder=None, since=None))
+    connection.execute(
+        sa.update(LOCK).where(_THE_LOCK, LOCK.c.epoch == epoch).values(holder=None, since=None)
+    )
 
 
 def open_window(connection: sa.Connection, why: str) -> None:

@@ -1,13 +1,13 @@
 """What a model says of its upstream. A leaf: models import this, and nothing else of `ingest`.
 
-    class Message(Base):
-        __tablename__ = "messages"
-        __mirror__ = Mirror(version="updated_at", deleted="deleted_at")
-        id: Mapped[int] = mapped_column(primary_key=True)
-        title: Mapped[str | None] = mapped_column(String(200), info=field("name"))
-        reply_to_id: Mapped[int | None] = mapped_column(
-            ForeignKey("messages.id", info=when_missing("fetch", "null")))
-        tags: Mapped[list["Tag"]] = relationship(info=complete())
+class Message(Base):
+    __tablename__ = "messages"
+    __mirror__ = Mirror(version="updated_at", deleted="deleted_at")
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str | None] = mapped_column(String(200), info=field("name"))
+    reply_to_id: Mapped[int | None] = mapped_column(
+        ForeignKey("messages.id", info=when_missing("fetch", "null")))
+    tags: Mapped[list["Tag"]] = relationship(info=complete())
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ def attach(metadata: MetaData) -> None:
     for table in metadata.tables.values():
         if table.name.startswith("ingest_") or "ingest_version" in table.c:
             continue
-        table.append_column(Column("ingest_version", BigInteger, nullable=False, server_default=str(-(2**62))))
+        table.append_column(
+            Column("ingest_version", BigInteger, nullable=False, server_default=str(-(2**62)))
+        )
         table.append_column(Column("ingest_stamp", BigInteger, nullable=False, server_default="0"))
         table.append_column(Column("ingest_ordinal", Integer, nullable=False, server_default="0"))
         table.append_column(Column("ingest_exceptions", Text, nullable=True))

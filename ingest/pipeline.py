@@ -1,11 +1,11 @@
 """A job: fetch into the page log, load, reconcile, certify. The only place that wires the rooms together.
 
-    lock ─▶ staged pages of an earlier run ─▶ fetch ─▶ load + reconcile, in one transaction ─▶ certificate
-                                               │             │  ▲
-                                               │             ▼  │ missing parents, asked for by id
-                                               │           rollback, fetch, again
-                                               └ 50,000 staged records: the integrity window opens,
-                                                 and loading begins while fetching goes on
+lock ─▶ staged pages of an earlier run ─▶ fetch ─▶ load + reconcile, in one transaction ─▶ certificate
+                                           │             │  ▲
+                                           │             ▼  │ missing parents, asked for by id
+                                           │           rollback, fetch, again
+                                           └ 50,000 staged records: the integrity window opens,
+                                             and loading begins while fetching goes on
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ from ingest.engines import engine_for
 from ingest.errors import LogDrift, UsageError
 from ingest.fetch.client import Client
 from ingest.fetch.fetcher import Fetcher, Wanted
+from ingest.fetch.peek import peek
 from ingest.heal import Ask, Healer
 from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, LOCK, LOGS, MISSING, PAGES, RUNS, TOMBSTONES, WITHHELD
 from ingest.load.loader import Loader
 from ingest.reconcile.reconciler import Proven, Reconciler
+from ingest.reconcile.verify import counted
 from ingest.replay import ReplayTransport, write_exchanges
 from ingest.report import (
     Certificate,
@@ -89,7 +92,14 @@ class Job:
     """Everything that can be done with one configured mirror."""
 
     def __init__(
-        self, config: Config, catalog: Catalog, database: Database, log: PageLog, *, observe: Observer, clock: Clock
+        self,
+        config: Config,
+        catalog: Catalog,
+        database: Database,
+        log: PageLog,
+        *,
+        observe: Observer,
+        clock: Clock,
     ) -> None:
         self._config, self._catalog, self._database, self._log = config, catalog, database, log
         self._observe, self._clock = observe, clock
@@ -113,7 +123,9 @@ class Job:
         """Fetch older history between two coverage keys, or fill the gaps; resumable."""
         streams = None if stream is None else [stream]
         return await self._run(
-            "backfill", self._chosen([source]), lambda fetcher: fetcher.backfill(streams, since=since, until=until)
+            "backfill",
+            self._chosen([source]),
+            lambda fetcher: fetcher.backfill(streams, since=since, until=until),
         )
 
     async def recover(self) -> Certificate:
@@ -126,7 +138,9 @@ class Job:
             await self._database.write(self._empty)
             return await self._run("replay --rebuild", [], None, whole=True)
         if path is None:
-            raise UsageError("there is nothing to replay", hint="say the folder of recorded pages, or --rebuild")
+            raise UsageError(
+                "there is nothing to replay", hint="say the folder of recorded pages, or --rebuild"
+            )
         sources = [msgspec.structs.replace(one, replay=path) for one in self._config.sources.values()]
         if len(sources) != 1:
             raise UsageError("a replay is of one source", hint="use a config.toml that names the one")
@@ -155,9 +169,13 @@ class Job:
     async def record(self, source: str, to: Path) -> int:
         """Write a source's staged pages as fixtures, without credentials; how many."""
         self._chosen([source])
-        pages = [page async for page in self._pages() if page.envelope.source == source and page.body is not None]
+        pages = [
+            page async for page in self._pages() if page.envelope.source == source and page.body is not None
+        ]
         if not pages:
-            raise UsageError("nothing of it is staged yet", where=f"source {source}", hint="run `ingest sync` first")
+            raise UsageError(
+                "nothing of it is staged yet", where=f"source {source}", hint="run `ingest sync` first"
+            )
         return write_exchanges(to, [(page.envelope, page.body or b"") for page in pages])
 
     async def digest(self) -> str:
@@ -235,7 +253,7 @@ class Job:
         """One page, mapped: its rows by table and the keys that no column takes. Nothing is written."""
         (configured,) = self._chosen([source])
         async with self._client(configured) as client:
-            page = await self._fetcher(configured, client, "preview").peek(stream)
+            page = await peek(source, configured.source, client, stream)
         batch = self._loader.decode([page])
         tables = []
         for name in sorted(batch.tables()):
@@ -256,7 +274,9 @@ class Job:
     async def prepare(self) -> None:
         """Take the lock, make this connection's temporary tables, and see that log and ledger belong together."""
         since = self._clock.now().isoformat(timespec="seconds")
-        self._database.epoch = await self._database.write(lambda connection: lock.acquire(connection, since=since))
+        self._database.epoch = await self._database.write(
+            lambda connection: lock.acquire(connection, since=since)
+        )
 
         def create(connection: sa.Connection) -> None:
             self._database.keys.create(connection)
@@ -277,10 +297,12 @@ class Job:
 
         def look(connection: sa.Connection) -> tuple[int, bool]:
             rows = connection.execute(sa.select(LOGS)).all()
-            return max((row.top_stamp for row in rows), default=0), any(row.log == identity.id for row in rows)
+            return max((row.top_stamp for row in rows), default=0), any(
+                row.log == identity.id for row in rows
+            )
 
         highest, known = await self._database.read(look)
-        if (known and top < highest) or (not known and 0 < highest and top <= highest):
+        if (known and top < highest) or (not known and highest > 0 and top <= highest):
             if not known and top:
                 raise LogDrift(
                     "this database was filled from another page log",
@@ -292,7 +314,9 @@ class Job:
         if not known:
             await self._database.write(
                 lambda connection: connection.execute(
-                    sa.insert(LOGS).values(log=identity.id, generation=identity.generation, top_stamp=0, loaded_to=0)
+                    sa.insert(LOGS).values(
+                        log=identity.id, generation=identity.generation, top_stamp=0, loaded_to=0
+                    )
                 )
             )
 
@@ -306,7 +330,9 @@ class Job:
         load: bool = True,
     ) -> Certificate:
         now = self._clock.now()
-        run = _Run(self, f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", command, now.isoformat(timespec="seconds"))
+        run = _Run(
+            self, f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", command, now.isoformat(timespec="seconds")
+        )
         self._observe("run.started", run=run.id, command=command)
         await self._database.write(run.begin)
         certificate = await run.go(sources, fetch, whole=whole, load=load)
@@ -331,7 +357,10 @@ class Job:
         transport = ReplayTransport(source.replay, source.base_url, ignoring=ignoring)
         open_source = msgspec.structs.replace(source.source, auth=None, check=None, rate=None)
         return Client(
-            msgspec.structs.replace(source, source=open_source), transport=transport, clock=self._clock, observe=self._observe
+            msgspec.structs.replace(source, source=open_source),
+            transport=transport,
+            clock=self._clock,
+            observe=self._observe,
         )
 
     def _fetcher(self, source: ConfiguredSource, client: Client, run: str, **ways: Any) -> Fetcher:
@@ -373,9 +402,15 @@ class Job:
 
     @staticmethod
     def _reopen_letters(connection: sa.Connection) -> None:
-        stamps = list(connection.scalars(sa.select(DEAD_LETTERS.c.stamp).where(DEAD_LETTERS.c.state == "open").distinct()))
+        stamps = list(
+            connection.scalars(
+                sa.select(DEAD_LETTERS.c.stamp).where(DEAD_LETTERS.c.state == "open").distinct()
+            )
+        )
         if stamps:
-            connection.execute(sa.update(DEAD_LETTERS).where(DEAD_LETTERS.c.stamp.in_(stamps)).values(state="settled"))
+            connection.execute(
+                sa.update(DEAD_LETTERS).where(DEAD_LETTERS.c.stamp.in_(stamps)).values(state="settled")
+            )
             connection.execute(sa.delete(PAGES).where(PAGES.c.stamp.in_(stamps)))
             connection.execute(sa.update(LOGS).values(loaded_to=min(stamps) - 1))
 
@@ -418,9 +453,16 @@ class _Run:
         )
 
     async def go(
-        self, sources: Sequence[ConfiguredSource], fetch: Callable[[Fetcher], Any] | None, *, whole: bool, load: bool
+        self,
+        sources: Sequence[ConfiguredSource],
+        fetch: Callable[[Fetcher], Any] | None,
+        *,
+        whole: bool,
+        load: bool,
     ) -> Certificate:
-        self._pending = sum([envelope.records async for _, _, envelope in self._log.envelopes(await self._job._loaded_to())])
+        self._pending = sum(
+            [envelope.records async for _, _, envelope in self._log.envelopes(await self._job._loaded_to())]
+        )
         async with AsyncExitStack() as stack:
             for source in sources:
                 client = await stack.enter_async_context(self._job._client(source))
@@ -475,7 +517,7 @@ class _Run:
                 self._pending = 0
                 break
             self._observe("load.started", pages=len(pages))
-            counts, written = await self._database.write(lambda connection: self._load(connection, pages))
+            counts, written = await self._database.write(partial(self._load, pages=pages))
             await self._loaded(counts, written, sum(page.envelope.records for page in pages))
 
     async def _loaded(self, counts: LoadCounts, written: Counter[str], records: int) -> None:
@@ -502,16 +544,20 @@ class _Run:
     def _load(self, connection: sa.Connection, pages: list[Page]) -> tuple[LoadCounts, Counter[str]]:
         log = self._log.identity.id
         written: Counter[str] = Counter()
-        counts = self._job._loader.load(connection, pages, log=log, run=self.id, in_order=True, written=written)
+        counts = self._job._loader.load(
+            connection, pages, log=log, run=self.id, in_order=True, written=written
+        )
         connection.execute(
-            sa.update(LOGS).where(LOGS.c.log == log).values(loaded_to=pages[-1].stamp, top_stamp=pages[-1].stamp)
+            sa.update(LOGS)
+            .where(LOGS.c.log == log)
+            .values(loaded_to=pages[-1].stamp, top_stamp=pages[-1].stamp)
         )
         return counts, written
 
     # -- settling ----------------------------------------------------------------------------------
 
     async def _settle(self, *, whole: bool, load: bool) -> Certificate:
-        """Load what is left, reconcile and prove; missing parents are fetched in between, until none is left to ask."""
+        """Load what is left, reconcile and prove; in between, missing parents are fetched until none is left."""
         while True:
             if load and self._pending > BULK:
                 await self._open_window()
@@ -519,17 +565,19 @@ class _Run:
                 await self._load_pending()
             pages = await self._next_pages() if load else []
             asks, certificate, loaded = await self._database.attempt(
-                lambda connection, pages=pages: self._attempt(connection, pages, whole=whole)  # type: ignore[misc]
+                partial(self._attempt, pages=pages, whole=whole)
             )
             if certificate is not None:
                 await self._loaded(*loaded, sum(page.envelope.records for page in pages))
-                return msgspec.structs.replace(certificate, load=self._counts, tables=self._tables(certificate))
+                return msgspec.structs.replace(
+                    certificate, load=self._counts, tables=self._tables(certificate)
+                )
             await self._heal(asks)
 
     def _attempt(
         self, connection: sa.Connection, pages: list[Page], *, whole: bool
     ) -> tuple[bool, tuple[list[Ask], Certificate | None, tuple[LoadCounts, Counter[str]]]]:
-        """One try at the whole: kept when nothing is left to ask for and the proof holds, or when the window is open."""
+        """One try at the whole: kept when nothing is left to ask for and the proof holds, or in an open window."""
         loaded = self._load(connection, pages) if pages else (LoadCounts(), Counter[str]())
         self._job._reconciler.settle(connection)
         asks = self._asks(connection)
@@ -565,18 +613,12 @@ class _Run:
     def _certificate(
         self, connection: sa.Connection, proven: Proven, *, whole: bool, loaded: LoadCounts
     ) -> Certificate:
-        missing = dict(connection.execute(sa.select(MISSING.c.state, sa.func.count()).group_by(MISSING.c.state)).tuples().all())
-        withheld = dict(
-            connection.execute(
-                sa.select(WITHHELD.c.reason, sa.func.count())
-                .where(WITHHELD.c.value.is_not(None))
-                .group_by(WITHHELD.c.reason)
-            )
-            .tuples()
-            .all()
-        )
+        missing = counted(connection, MISSING.c.state)
+        withheld = counted(connection, WITHHELD.c.reason, WITHHELD.c.value.is_not(None))
         rows = self._job._count_rows(connection)
-        absent = {(row.table, row.key) for row in connection.execute(sa.select(MISSING.c.table, MISSING.c.key))}
+        absent = {
+            (row.table, row.key) for row in connection.execute(sa.select(MISSING.c.table, MISSING.c.key))
+        }
         return Certificate(
             run=self.id,
             command=self._command,
@@ -599,7 +641,9 @@ class _Run:
         )
 
     def _tables(self, certificate: Certificate) -> tuple[TableReport, ...]:
-        return tuple(msgspec.structs.replace(one, written=self._written[one.table]) for one in certificate.tables)
+        return tuple(
+            msgspec.structs.replace(one, written=self._written[one.table]) for one in certificate.tables
+        )
 
     async def _finish(self, certificate: Certificate, gaps: int) -> Certificate:
         """Give the certificate its exit status and write it down."""
@@ -611,14 +655,18 @@ class _Run:
         text = msgspec.json.encode(final).decode()
         await self._database.write(
             lambda connection: connection.execute(
-                sa.update(RUNS).where(RUNS.c.id == self.id).values(ended=final.ended, exit=exit, certificate=text)
+                sa.update(RUNS)
+                .where(RUNS.c.id == self.id)
+                .values(ended=final.ended, exit=exit, certificate=text)
             )
         )
         return final
 
     @staticmethod
     def _incomplete(certificate: Certificate, gaps: int) -> bool:
-        return bool(certificate.fetch.failures or gaps or certificate.load.rejected or certificate.load.quarantined)
+        return bool(
+            certificate.fetch.failures or gaps or certificate.load.rejected or certificate.load.quarantined
+        )
 
     @staticmethod
     def _remarks(certificate: Certificate, gaps: int) -> list[str]:
@@ -626,7 +674,9 @@ class _Run:
         if certificate.exit == 4:
             remarks.append("the references, pointers or counters could not be proven")
         if certificate.fetch.failures:
-            remarks.append(f"{len(certificate.fetch.failures)} partitions gave up; the next sync goes on with them")
+            remarks.append(
+                f"{len(certificate.fetch.failures)} partitions gave up; the next sync goes on with them"
+            )
         if gaps:
             remarks.append(f"{gaps} gaps in what was fetched: `ingest gaps` shows them")
         if certificate.load.rejected or certificate.load.quarantined:
@@ -663,4 +713,3 @@ def _missing(connection: sa.Connection) -> list[MissingParent]:
             )
         )
     return found
-

@@ -1,7 +1,7 @@
 """Recorded pages: a folder of exchanges, an httpx transport that answers from it, and how it is written.
 
-    pages.jsonl    {"request": {…}, "status": 200, "headers": {…}, "file": "messages/0001.json"}   a line each
-    STREAM/N.json  the bodies, readable
+pages.jsonl    {"request": {…}, "status": 200, "headers": {…}, "file": "messages/0001.json"}   a line each
+STREAM/N.json  the bodies, readable
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def read_exchanges(folder: Path) -> list[Exchange]:
     try:
         lines = index.read_bytes().splitlines()
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(index), hint="record pages there first") from error
+        raise ConfigError(
+            f"cannot be read: {error.strerror}", where=str(index), hint="record pages there first"
+        ) from error
     found = []
     for number, line in enumerate(lines, 1):
         try:
@@ -63,7 +65,12 @@ class ReplayTransport(httpx.AsyncBaseTransport):
         self._exchanges: dict[Any, list[Exchange]] = {}
         for exchange in read_exchanges(folder):
             request = exchange.request
-            key = self._key(request.method, _path_of(request.path), list(request.query) + _query_of(request.path), request.body)
+            key = self._key(
+                request.method,
+                _path_of(request.path),
+                list(request.query) + _query_of(request.path),
+                request.body,
+            )
             self._exchanges.setdefault(key, []).append(exchange)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -81,7 +88,12 @@ class ReplayTransport(httpx.AsyncBaseTransport):
 
     def _key(self, method: str, path: str, query: list[tuple[str, str]], body: str | None) -> Any:
         said = frozenset((name, value) for name, value in query if name not in self._ignored)
-        return (method, path, said, msgspec.json.encode(msgspec.json.decode(body), order="sorted") if body else None)
+        return (
+            method,
+            path,
+            said,
+            msgspec.json.encode(msgspec.json.decode(body), order="sorted") if body else None,
+        )
 
 
 def _path_of(path: str) -> str:
@@ -103,7 +115,10 @@ def write_exchanges(folder: Path, pages: Iterable[tuple[Envelope, bytes]]) -> in
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_bytes(_readable(body))
         exchange = Exchange(
-            request=envelope.request, status=envelope.status, headers={"content-type": "application/json"}, file=file
+            request=envelope.request,
+            status=envelope.status,
+            headers={"content-type": "application/json"},
+            file=file,
         )
         lines.append(msgspec.json.encode(exchange) + b"\n")
     (folder / INDEX).write_bytes(b"".join(lines))

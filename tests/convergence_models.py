@@ -18,7 +18,9 @@ members = Table(
     Column(
         "room_id", ForeignKey("rooms.id", ondelete="CASCADE", info=when_missing("park")), primary_key=True
     ),
-    Column("user_id", ForeignKey("users.id", ondelete="CASCADE", info=when_missing("park")), primary_key=True),
+    Column(
+        "user_id", ForeignKey("users.id", ondelete="CASCADE", info=when_missing("park")), primary_key=True
+    ),
 )
 
 
@@ -43,22 +45,41 @@ class Room(Base):
     topic: Mapped[str | None] = mapped_column(String(20))
     last_message_id: Mapped[int | None] = mapped_column(
         ForeignKey("messages.id", use_alter=True),
-        info=latest(lambda: Message.room_id, by=lambda: (Message.sent, Message.id), where=lambda: Message.hidden.is_(None)),
+        info=latest(
+            lambda: Message.room_id,
+            by=lambda: (Message.sent, Message.id),
+            where=lambda: Message.hidden.is_(None),
+        ),
     )
-    message_count: Mapped[int] = mapped_column(Integer, server_default="0", info=count(lambda: Message.room_id))
+    message_count: Mapped[int] = mapped_column(
+        Integer, server_default="0", info=count(lambda: Message.room_id)
+    )
     members: Mapped[list[User]] = relationship(secondary=members, info=complete())
 
 
 class Message(Base):
     __tablename__ = "messages"
     __mirror__ = Mirror(
-        version="rev", deleted="gone", purge=True, redacts="redacts", clears=("text",), redacted_by="redacted_by"
+        version="rev",
+        deleted="gone",
+        purge=True,
+        redacts="redacts",
+        clears=("text",),
+        redacted_by="redacted_by",
     )
     id: Mapped[int] = mapped_column(primary_key=True)
-    room_id: Mapped[int] = mapped_column(ForeignKey("rooms.id", ondelete="CASCADE", info=when_missing("park")))
-    author_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL", info=when_missing("null")))
-    reply_to: Mapped[int | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE", info=when_missing("null")))
-    device_id: Mapped[int] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE", info=when_missing("stub")))
+    room_id: Mapped[int] = mapped_column(
+        ForeignKey("rooms.id", ondelete="CASCADE", info=when_missing("park"))
+    )
+    author_id: Mapped[int | None] = mapped_column(
+        ForeignKey("users.id", ondelete="SET NULL", info=when_missing("null"))
+    )
+    reply_to: Mapped[int | None] = mapped_column(
+        ForeignKey("messages.id", ondelete="CASCADE", info=when_missing("null"))
+    )
+    device_id: Mapped[int] = mapped_column(
+        ForeignKey("devices.id", ondelete="CASCADE", info=when_missing("stub"))
+    )
     sent: Mapped[int | None]
     rev: Mapped[int | None]
     text: Mapped[str | None] = mapped_column(Text)

@@ -89,7 +89,9 @@ class Mirrored:
         names = [name for name in self.catalog.tables[table].sql.c.keys() if not name.startswith("ingest_")]  # noqa: SIM118
         quoted = ", ".join(f'"{name}"' for name in names)
         async with self.connection.begin():
-            found = (await self.connection.exec_driver_sql(f'SELECT {quoted} FROM "{table}"')).mappings().all()
+            found = (
+                (await self.connection.exec_driver_sql(f'SELECT {quoted} FROM "{table}"')).mappings().all()
+            )
         key = self.catalog.tables[table].key
         return {tuple(row[name] for name in key): dict(row) for row in found}
 
@@ -101,7 +103,9 @@ class Mirrored:
         for row in rows:
             if row["value"] is not None:
                 value = msgspec.json.decode(row["value"])
-                found[(row["table"], load_key(row["key"]), row["column"])] = value if row["column"] else value["values"]
+                found[(row["table"], load_key(row["key"]), row["column"])] = (
+                    value if row["column"] else value["values"]
+                )
         return found
 
     async def ledger(self, table: sa.Table) -> list[Mapping[str, Any]]:
@@ -110,7 +114,9 @@ class Mirrored:
 
 
 @asynccontextmanager
-async def mirrored(path: Path, models: ModuleType | Iterable[ModuleType], source: Source) -> AsyncIterator[Mirrored]:
+async def mirrored(
+    path: Path, models: ModuleType | Iterable[ModuleType], source: Source
+) -> AsyncIterator[Mirrored]:
     """A fresh mirror of `models` in a file under `path`."""
     engine = engine_for(f"sqlite:///{path / 'mirror.db'}")
     catalog = read_catalog([models] if isinstance(models, ModuleType) else models)

@@ -137,7 +137,9 @@ def truth(rules: Rules, says: list[Says], buries: list[Buries], lists: list[List
     return result
 
 
-def _settle(rules: Rules, result: Truth, stated: dict[Where, Row], graves: dict[Where, tuple[int, int]]) -> None:
+def _settle(
+    rules: Rules, result: Truth, stated: dict[Where, Row], graves: dict[Where, tuple[int, int]]
+) -> None:
     """Park rows until no parked-kind reference dangles; then make stubs, and null what is left."""
     parking = True
     while parking:

@@ -16,7 +16,9 @@ def engine_for(url: str) -> Engine:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
-        raise ConfigError("is not a database URL", where="database.url", hint='"sqlite:///mirror.db"') from None
+        raise ConfigError(
+            "is not a database URL", where="database.url", hint='"sqlite:///mirror.db"'
+        ) from None
     if parsed.get_backend_name() == "sqlite":
         return SqliteEngine(parsed)
     raise ConfigError(

@@ -48,7 +48,9 @@ class Engine(Protocol):
         """The statement text that takes tuples and passes over keys that are there."""
         ...
 
-    def upsert(self, table: sa.Table, columns: Sequence[str], key: Sequence[str], rows: sa.Select[Any]) -> sa.Executable:
+    def upsert(
+        self, table: sa.Table, columns: Sequence[str], key: Sequence[str], rows: sa.Select[Any]
+    ) -> sa.Executable:
         """Insert the rows, or replace `columns` where the key is there."""
         ...
 

@@ -29,8 +29,10 @@ class SqliteEngine:
     def __init__(self, url: sa.URL) -> None:
         self._url = url.set(drivername="sqlite+aiosqlite")
         self._file = Path(url.database or "")
-        self.dialect: sa.Dialect = sqlite.dialect(paramstyle="qmark")  # type: ignore[no-untyped-call]
-        self._writer = self._engine({"foreign_keys": "OFF", "cache_size": f"-{_CACHE}", "synchronous": "NORMAL"})
+        self.dialect: sa.Dialect = sqlite.dialect(paramstyle="qmark")
+        self._writer = self._engine(
+            {"foreign_keys": "OFF", "cache_size": f"-{_CACHE}", "synchronous": "NORMAL"}
+        )
         self._reader = self._engine({"query_only": "ON"})
 
     @property
@@ -43,7 +45,9 @@ class SqliteEngine:
             # O_EXCL-free: an existing database keeps its mode, a new one is its owner's alone
             os.close(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
-            raise Stop(f"cannot be opened: {error.strerror}", where=self.place, hint="check database.url") from error
+            raise Stop(
+                f"cannot be opened: {error.strerror}", where=self.place, hint="check database.url"
+            ) from error
 
     @asynccontextmanager
     async def writer(self) -> AsyncIterator[AsyncConnection]:
@@ -61,7 +65,9 @@ class SqliteEngine:
             async with engine.connect() as connection:
                 yield connection
         except sa.exc.DatabaseError as error:
-            if isinstance(error.orig, sqlite3.DatabaseError) and not isinstance(error.orig, sqlite3.IntegrityError):
+            if isinstance(error.orig, sqlite3.DatabaseError) and not isinstance(
+                error.orig, sqlite3.IntegrityError
+            ):
                 raise Stop(str(error.orig), where=self.place, hint=_hint(str(error.orig))) from error
             raise
 
@@ -73,7 +79,9 @@ class SqliteEngine:
             # we say BEGIN ourselves: the driver opens none before SELECT or DDL
             connection.isolation_level = None
             cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode=WAL" if "query_only" not in pragmas else "PRAGMA user_version")
+            cursor.execute(
+                "PRAGMA journal_mode=WAL" if "query_only" not in pragmas else "PRAGMA user_version"
+            )
             cursor.execute(f"PRAGMA busy_timeout={_BUSY}")
             for name, value in pragmas.items():
                 cursor.execute(f"PRAGMA {name}={value}")
@@ -86,7 +94,9 @@ class SqliteEngine:
         return engine
 
     def key_json(self, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[str]:
-        return sa.func.json_array(*(sa.type_coerce(column, sa.types.NullType()) for column in columns), type_=sa.Text)
+        return sa.func.json_array(
+            *(sa.type_coerce(column, sa.types.NullType()) for column in columns), type_=sa.Text
+        )
 
     def key_part(self, key: sa.ColumnElement[str], index: int) -> sa.ColumnElement[Any]:
         return sa.func.json_extract(key, sa.literal_column(f"'$[{index:d}]'"))
@@ -96,7 +106,9 @@ class SqliteEngine:
         chosen = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
         return chosen.on_conflict_do_nothing()
 
-    def upsert(self, table: sa.Table, columns: Sequence[str], key: Sequence[str], rows: sa.Select[Any]) -> sa.Executable:
+    def upsert(
+        self, table: sa.Table, columns: Sequence[str], key: Sequence[str], rows: sa.Select[Any]
+    ) -> sa.Executable:
         statement = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
         changing = {name: statement.excluded[name] for name in columns if name not in key}
         if not changing:

@@ -81,7 +81,15 @@ class Batch:
         return set(self.full) | set(self.partial) | set(self.tombstones) | {one.table for one in self.sets}
 
     def add(
-        self, table: str, names: tuple[str, ...], key: Key, row: list[Any], rank: RankTuple, asked: int, *, top: bool
+        self,
+        table: str,
+        names: tuple[str, ...],
+        key: Key,
+        row: list[Any],
+        rank: RankTuple,
+        asked: int,
+        *,
+        top: bool,
     ) -> None:
         """One record. The first full one of a key takes the fast path; any second sends both to the merge."""
         self.records += 1

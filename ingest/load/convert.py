@@ -121,7 +121,11 @@ def _enum(name: str, type_: sa.Enum) -> Convert:
     values: Mapping[str, Any] = dict(zip(type_.enums, type_.enums, strict=True))
     if type_.enum_class is not None:
         members = list(type_.enum_class.__members__.values())
-        named = type_.values_callable(type_.enum_class) if type_.values_callable else [one.name for one in members]
+        named = (
+            type_.values_callable(type_.enum_class)
+            if type_.values_callable
+            else [one.name for one in members]
+        )
         values = dict(zip(map(str, named), members, strict=True))
 
     def enum(value: Any) -> Any:
@@ -207,7 +211,9 @@ def from_epoch(value: float) -> datetime:
         scale *= 1000
     whole, rest = divmod(value, scale)
     return datetime.fromtimestamp(whole, UTC).replace(
-        microsecond=int(rest * (1_000_000 // scale)) if scale > 1 else int(round((value % 1) * 1_000_000)) % 1_000_000
+        microsecond=int(rest * (1_000_000 // scale))
+        if scale > 1
+        else int(round((value % 1) * 1_000_000)) % 1_000_000
     )
 
 
@@ -220,7 +226,8 @@ def _date(name: str, type_: Any) -> Convert:
                 return date.fromisoformat(value)
             except ValueError:
                 raise _refuse(name, "a date", value) from None
-        return moment(value).date()
+        parsed: datetime = moment(value)
+        return parsed.date()
 
     return day
 

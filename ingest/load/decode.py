@@ -37,7 +37,13 @@ class Decoder:
     """Pages of one stream, to statements of a catalog's tables."""
 
     def __init__(
-        self, source: str, name: str, stream: Stream, catalog: Catalog, dialect: sa.Dialect, mentioned: frozenset[str]
+        self,
+        source: str,
+        name: str,
+        stream: Stream,
+        catalog: Catalog,
+        dialect: sa.Dialect,
+        mentioned: frozenset[str],
     ) -> None:
         self.source, self.name, self.stream = source, name, stream
         self._catalog, self._dialect = catalog, dialect
@@ -52,7 +58,9 @@ class Decoder:
 
     def _check_entities(self) -> tuple[str, ...]:
         stated = self.stream.entities
-        names = tuple(dict.fromkeys(name for group in (*stated.cases.values(), stated.default) for name in group))
+        names = tuple(
+            dict.fromkeys(name for group in (*stated.cases.values(), stated.default) for name in group)
+        )
         for name in names:
             if name not in self._catalog.entities:
                 raise ConfigError(
@@ -74,7 +82,14 @@ class Decoder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             batch.quarantined.add(page.stamp)
             batch.letters.append(
-                Letter(stamp=page.stamp, ordinal=-1, table=None, key=None, raw=page.body or b"", reason=str(error))
+                Letter(
+                    stamp=page.stamp,
+                    ordinal=-1,
+                    table=None,
+                    key=None,
+                    raw=page.body or b"",
+                    reason=str(error),
+                )
             )
             return
         reading = _Reading(self, page, batch)
@@ -98,7 +113,9 @@ class Decoder:
         state = "forbidden" if page.envelope.status in by_id.forbidden else "gone"
         for texts in msgspec.json.decode(page.envelope.partition)["by_id"]:
             stated = [texts] if isinstance(texts, str) else texts
-            key = tuple(shape.converts[place](text) for place, text in zip(shape.key_places, stated, strict=True))
+            key = tuple(
+                shape.converts[place](text) for place, text in zip(shape.key_places, stated, strict=True)
+            )
             if key not in arrived:
                 batch.facts.append(MissingFact(shape.table.name, key, state, page.stamp))
 
@@ -128,7 +145,9 @@ class Decoder:
         """How rows of an association table are made."""
         shape = self._shapes.get("\0" + name)
         if shape is None:
-            shape = self._shapes["\0" + name] = Shape(self._catalog.tables[name], self._dialect, omits_null=False)
+            shape = self._shapes["\0" + name] = Shape(
+                self._catalog.tables[name], self._dialect, omits_null=False
+            )
         return shape
 
     def prefix(self, table: Table) -> str:
@@ -214,7 +233,9 @@ class _Reading:
         within = LABEL - 1 - index if self._stream.order == "newest-first" else index
         return envelope.label * LABEL + within
 
-    def _emit(self, shape: Shape, record: dict[str, Any], given: dict[int, Any], *, top: bool, version: int | None) -> Key:
+    def _emit(
+        self, shape: Shape, record: dict[str, Any], given: dict[int, Any], *, top: bool, version: int | None
+    ) -> Key:
         """State one row, and what is nested in its record; its key."""
         self._ordinal += 1
         ordinal = self._ordinal
@@ -229,7 +250,9 @@ class _Reading:
         if version is None:
             version = self._version(shape, plan_value(shape, record, given))
         self._notice(shape, plan.unknown, record)
-        self._pending.append((shape, key, row, version, ordinal, self._decoder.proves(shape.table.name, top=top)))
+        self._pending.append(
+            (shape, key, row, version, ordinal, self._decoder.proves(shape.table.name, top=top))
+        )
         for one, value in nested:
             if value is not ABSENT and value is not None:
                 self._nested(shape, one, value, row, (version, self._page.stamp, ordinal))
@@ -255,7 +278,9 @@ class _Reading:
                 raise SetAside(f"{ours} is {row[place]!r}, but the nested {one.name} is {stated!r}")
             row[place] = stated
 
-    def _nested(self, shape: Shape, one: Nested, value: Any, row: list[Any], rank: tuple[int, int, int]) -> None:
+    def _nested(
+        self, shape: Shape, one: Nested, value: Any, row: list[Any], rank: tuple[int, int, int]
+    ) -> None:
         if one.kind == "one":
             if isinstance(value, dict):
                 self._mention(self._decoder.shape(one.entity), value, {}, version=None)
@@ -267,7 +292,9 @@ class _Reading:
         else:
             self._children(shape, one, value, row, rank)
 
-    def _children(self, shape: Shape, one: Nested, items: list[Any], row: list[Any], rank: tuple[int, int, int]) -> None:
+    def _children(
+        self, shape: Shape, one: Nested, items: list[Any], row: list[Any], rank: tuple[int, int, int]
+    ) -> None:
         child = self._decoder.shape(one.entity)
         owner = {child.place[theirs]: row[shape.place[ours]] for ours, theirs in one.pairs}
         free = [place for place in child.key_places if place not in owner]
@@ -283,15 +310,21 @@ class _Reading:
                 members.add(key)
         if complete:
             columns = tuple(theirs for _, theirs in one.pairs)
-            self._pending_sets.append((SetOf(child.table.name, columns), _owner(shape, one, row), rank, members))
+            self._pending_sets.append(
+                (SetOf(child.table.name, columns), _owner(shape, one, row), rank, members)
+            )
 
-    def _associate(self, shape: Shape, one: Nested, items: list[Any], row: list[Any], rank: tuple[int, int, int]) -> None:
+    def _associate(
+        self, shape: Shape, one: Nested, items: list[Any], row: list[Any], rank: tuple[int, int, int]
+    ) -> None:
         other, link = self._decoder.shape(one.entity), self._decoder.association(one.secondary or "")
         members = set()
         for item in items:
             if isinstance(item, dict):
                 self._mention(other, item, {}, version=None)
-            values: dict[int, Any] = {link.place[theirs]: row[shape.place[ours]] for ours, theirs in one.pairs}
+            values: dict[int, Any] = {
+                link.place[theirs]: row[shape.place[ours]] for ours, theirs in one.pairs
+            }
             for theirs, column in one.secondary_pairs:
                 values[link.place[column]] = _key_column(other, theirs, item)
             self._ordinal += 1
@@ -301,9 +334,13 @@ class _Reading:
             members.add(key)
         if one.complete:
             columns = tuple(column for _, column in one.pairs)
-            self._pending_sets.append((SetOf(link.table.name, columns), _owner(shape, one, row), rank, members))
+            self._pending_sets.append(
+                (SetOf(link.table.name, columns), _owner(shape, one, row), rank, members)
+            )
 
-    def _mention(self, shape: Shape, record: dict[str, Any], given: dict[int, Any], *, version: int | None) -> Key | None:
+    def _mention(
+        self, shape: Shape, record: dict[str, Any], given: dict[int, Any], *, version: int | None
+    ) -> Key | None:
         """A nested record; one that cannot be stored is a dead letter of its own."""
         first, pending, sets = self._ordinal + 1, len(self._pending), len(self._pending_sets)
         try:
@@ -319,7 +356,9 @@ class _Reading:
         for shape, key, row, version, ordinal, top in self._pending:
             rank = (version, stamp, ordinal)
             mirror = shape.table.mirror
-            if self._stream.deletes or (mirror.purge and mirror.deleted and row[shape.place[mirror.deleted]] not in _UNSET):
+            if self._stream.deletes or (
+                mirror.purge and mirror.deleted and row[shape.place[mirror.deleted]] not in _UNSET
+            ):
                 proof = version if version != LOWEST_VERSION else HIGHEST_VERSION
                 batch.bury(shape.table.name, key, Tombstone(proof, stamp, f"{self._decoder.name} {stamp}"))
                 if self._stream.deletes:
@@ -339,7 +378,9 @@ class _Reading:
         if target in _UNSET:
             return
         if not mirror.clears:
-            self._batch.bury(shape.table.name, (target,), Tombstone(HIGHEST_VERSION, stamp, f"redacted {stamp}"))
+            self._batch.bury(
+                shape.table.name, (target,), Tombstone(HIGHEST_VERSION, stamp, f"redacted {stamp}")
+            )
             return
         values: dict[str, Any] = dict.fromkeys(mirror.clears)
         if mirror.redacted_by:
@@ -354,7 +395,9 @@ class _Reading:
         prefix = decoder.prefix(shape.table)
         for path in (*unknown, *shape.unknown_below(record)):
             if path not in decoder.used:
-                self._batch.unmapped.setdefault((decoder.source, decoder.name, f"{prefix}{path}"[:500]), self._page.stamp)
+                self._batch.unmapped.setdefault(
+                    (decoder.source, decoder.name, f"{prefix}{path}"[:500]), self._page.stamp
+                )
 
     def _reject(self, ordinal: int, found: Found, reason: str) -> None:
         self._letter(ordinal, None, raw_record(self._page.body or b"", found.place), reason)
@@ -387,7 +430,11 @@ def plan_value(shape: Shape, record: Mapping[str, Any], given: Mapping[int, Any]
 
 
 def _stated(shape: Shape, record: Mapping[str, Any]) -> set[str]:
-    return {column.name for column in shape.table.columns if any(dig(record, path) is not ABSENT for path in column.paths)}
+    return {
+        column.name
+        for column in shape.table.columns
+        if any(dig(record, path) is not ABSENT for path in column.paths)
+    }
 
 
 def _owner(shape: Shape, one: Nested, row: list[Any]) -> Key:
@@ -399,7 +446,8 @@ def _key_column(shape: Shape, column: str, value: Any) -> Any:
     place = shape.place[column]
     if isinstance(value, dict):
         value = next(
-            (found for path in shape.table.columns[place].paths if (found := dig(value, path)) is not ABSENT), ABSENT
+            (found for path in shape.table.columns[place].paths if (found := dig(value, path)) is not ABSENT),
+            ABSENT,
         )
     elif isinstance(value, list):
         raise SetAside(f"{column}: expected an object or an id, not a list")
@@ -413,10 +461,18 @@ def find_records(path: Path, json: Any) -> Iterator[Found]:
     yield from _descend(json, path.segments, (), ())
 
 
-def _descend(value: Any, segments: tuple[Any, ...], captures: tuple[str, ...], place: tuple[str | int, ...]) -> Iterator[Found]:
+def _descend(
+    value: Any, segments: tuple[Any, ...], captures: tuple[str, ...], place: tuple[str | int, ...]
+) -> Iterator[Found]:
     for depth, segment in enumerate(segments):
         if not isinstance(segment, str):
-            items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+            items = (
+                value.items()
+                if isinstance(value, dict)
+                else enumerate(value)
+                if isinstance(value, list)
+                else ()
+            )
             for key, inner in items:
                 yield from _descend(inner, segments[depth + 1 :], (*captures, str(key)), (*place, key))
             return
@@ -444,7 +500,9 @@ def raw_record(body: bytes, place: tuple[str | int, ...]) -> bytes:
 def only_mentioned(streams: Mapping[str, Stream], catalog: Catalog) -> frozenset[str]:
     """Tables whose records never come by themselves."""
     stated = {name for stream in streams.values() for group in _groups(stream) for name in group}
-    return frozenset(table.name for table in catalog.tables.values() if table.entity is None or table.entity not in stated)
+    return frozenset(
+        table.name for table in catalog.tables.values() if table.entity is None or table.entity not in stated
+    )
 
 
 def _groups(stream: Stream) -> Iterator[tuple[str, ...]]:

@@ -98,17 +98,30 @@ class Loader:
         stamps = [page.stamp for page in pages]
         marked = set(
             connection.scalars(
-                sa.select(PAGES.c.stamp).where(PAGES.c.log == log, PAGES.c.stamp.between(min(stamps), max(stamps)))
+                sa.select(PAGES.c.stamp).where(
+                    PAGES.c.log == log, PAGES.c.stamp.between(min(stamps), max(stamps))
+                )
             )
         )
         return list({page.stamp: page for page in pages if page.stamp not in marked}.values())
 
     def _note(self, connection: sa.Connection, batch: Batch, log: str) -> None:
         """Dead letters, what by-id answers said, and keys that no column takes."""
-        insert = self._many(connection, DEAD_LETTERS, ["log", "stamp", "ordinal", "table", "key", "raw", "reason", "state"])
+        insert = self._many(
+            connection, DEAD_LETTERS, ["log", "stamp", "ordinal", "table", "key", "raw", "reason", "state"]
+        )
         insert(
             [
-                (log, one.stamp, one.ordinal, one.table, dump_key(one.key) if one.key else None, one.raw, one.reason, "open")
+                (
+                    log,
+                    one.stamp,
+                    one.ordinal,
+                    one.table,
+                    dump_key(one.key) if one.key else None,
+                    one.raw,
+                    one.reason,
+                    "open",
+                )
                 for one in batch.letters
             ]
         )
@@ -119,10 +132,14 @@ class Loader:
             connection.exec_driver_sql(self._engine.insert_new_many(KEYS, KEYS.c.keys()), rows)
 
     def _note_absence(self, connection: sa.Connection, table: str, key: str, state: str, stamp: int) -> None:
-        known = connection.execute(sa.select(MISSING).where(MISSING.c.table == table, MISSING.c.key == key)).first()
+        known = connection.execute(
+            sa.select(MISSING).where(MISSING.c.table == table, MISSING.c.key == key)
+        ).first()
         if known is None:
             connection.execute(
-                sa.insert(MISSING).values(table=table, key=key, state=state, attempts=1, asked_by=None, stamp=stamp)
+                sa.insert(MISSING).values(
+                    table=table, key=key, state=state, attempts=1, asked_by=None, stamp=stamp
+                )
             )
         else:
             newest = {"state": state, "stamp": stamp} if stamp > known.stamp else {}
@@ -134,9 +151,16 @@ class Loader:
         touch_keys(connection, self._engine, table, [key])
 
     def _mark(
-        self, connection: sa.Connection, pages: Sequence[Page], batch: Batch, counts: LoadCounts, *, log: str, run: str
+        self,
+        connection: sa.Connection,
+        pages: Sequence[Page],
+        batch: Batch,
+        counts: LoadCounts,
+        *,
+        log: str,
+        run: str,
     ) -> None:
-        load = connection.execute(
+        inserted = connection.execute(
             sa.insert(LOADS).values(
                 run=run,
                 pages=counts.pages,
@@ -147,10 +171,18 @@ class Loader:
                 rejected=counts.rejected,
             )
         ).inserted_primary_key
+        load = inserted[0] if inserted else 0
         state = {True: "quarantined", False: "loaded"}
         self._many(connection, PAGES, PAGES.c.keys())(
             [
-                (log, page.stamp, page.envelope.asked, page.envelope.digest, state[page.stamp in batch.quarantined], load[0])
+                (
+                    log,
+                    page.stamp,
+                    page.envelope.asked,
+                    page.envelope.digest,
+                    state[page.stamp in batch.quarantined],
+                    load,
+                )
                 for page in pages
             ]
         )

@@ -6,7 +6,7 @@ exceptions) is the same rule in SQL; everything else comes through here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -84,11 +84,6 @@ class Stated:
         """True when anybody has said anything of the row."""
         return self.rank != NEVER
 
-    def equals(self, statement: Statement) -> bool:
-        """True when the statement says nothing that is not known already."""
-        values = self.values
-        return all(name in values and same(values[name], value) for name, value in statement.values.items())
-
     def take(self, statement: Statement) -> bool:
         """Merge one statement; True when a value changed hands."""
         rank, changed = statement.rank, False
@@ -104,29 +99,30 @@ class Stated:
         return changed
 
 
-def same(left: Any, right: Any) -> bool:
-    """Equal as stored values: 1 and True are one, 1 and '1' are not."""
-    return bool(left == right) and (left is None) == (right is None)
+def same_values(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    """Equal as stored values, column by column."""
+    return left.keys() == right.keys() and all(value == right[name] for name, value in left.items())
 
 
 def merge(
-    stated: Stated, statements: Iterable[Statement], tombstone: Tombstone | None, *, skip_equal: bool
-) -> tuple[int, int]:
-    """Take statements in rank order; how many were written, and how many kept.
+    stated: Stated, statements: Sequence[Statement], tombstone: Tombstone | None, *, skip_equal: bool
+) -> tuple[Stated, int, int]:
+    """Take statements in rank order: what is known then, how many were written, and how many kept.
 
-    An equal record leaves the row's rank alone, so that a re-sync of unchanged data writes nothing.
-    That is safe only when every lower stamp is loaded (`skip_equal`), and while the row has no
-    tombstone, whose proof an equal record may outlive.
+    Statements that leave every value as it was leave the row's rank alone too, so that a re-sync of
+    unchanged data writes nothing. That is safe only when every lower stamp is loaded (`skip_equal`), and
+    while the row has no tombstone, whose proof an equal record may outlive.
     """
-    written = kept = 0
-    for statement in sorted(statements, key=lambda one: one.rank):
-        if skip_equal and tombstone is None and not statement.forced and stated.known and stated.equals(statement):
-            kept += not statement.implied
-        elif stated.take(statement):
-            written += not statement.implied
-        else:
-            kept += not statement.implied
-    return written, kept
+    counted = sum(not one.implied for one in statements)
+    merged = Stated(dict(stated.values), dict(stated.ranks), stated.rank, stated.life)
+    written = sum(
+        [merged.take(one) and not one.implied for one in sorted(statements, key=lambda one: one.rank)]
+    )
+    may_skip = skip_equal and tombstone is None and stated.known and not any(one.forced for one in statements)
+    says_nothing_new = not written and (merged.rank, merged.life) == (stated.rank, stated.life)
+    if says_nothing_new or (may_skip and same_values(merged.values, stated.values)):
+        return stated, 0, counted
+    return merged, written, counted - written
 
 
 def shown(table: Table, stated: Stated, fill: Mapping[str, Any]) -> tuple[Any, ...] | None:
@@ -158,11 +154,15 @@ def dump_exceptions(table: Table, stated: Stated, asked: Callable[[int], int]) -
 
 
 def load_stated(
-    table: Table, values: Mapping[str, Any], rank: RankTuple, exceptions: str | None, asked: Callable[[int], int]
+    table: Table,
+    values: Mapping[str, Any],
+    rank: RankTuple,
+    exceptions: str | None,
+    asked: Callable[[int], int],
 ) -> Stated:
     """The inverse of `shown` and `dump_exceptions`: `values` are the stated ones, withheld ones included."""
     differing = msgspec.json.decode(exceptions) if exceptions else {}
-    ranks = {name: rank for name in table.names}
+    ranks = dict.fromkeys(table.names, rank)
     for name, one in differing.items():
         if name == _LIFE:
             continue

@@ -92,7 +92,11 @@ class _Settling:
 
     def _members(self, lists: dict[Key, StatedSet]) -> dict[Key, dict[Key, RankTuple]]:
         """The rows that the owners have now, shown or withheld, and their ranks."""
-        sql, key, rank = self._table.sql, self._table.key, ("ingest_version", "ingest_stamp", "ingest_ordinal")
+        sql, key, rank = (
+            self._table.sql,
+            self._table.key,
+            ("ingest_version", "ingest_stamp", "ingest_ordinal"),
+        )
         owner = [sql.c[name] for name in self._of.columns]
         found: dict[Key, dict[Key, RankTuple]] = {}
         pending = list(lists)
@@ -101,7 +105,9 @@ class _Settling:
             columns = [raw(sql.c[name]) for name in (*self._of.columns, *key, *rank)]
             for row in self._connection.execute(sa.select(*columns).where(_one_of(owner, chunk))):
                 width = len(owner)
-                found.setdefault(tuple(row[:width]), {})[tuple(row[width : width + len(key)])] = tuple(row[-3:])
+                found.setdefault(tuple(row[:width]), {})[tuple(row[width : width + len(key)])] = tuple(
+                    row[-3:]
+                )
         for one in self._withheld():
             found.setdefault(one[0], {})[one[1]] = one[2]
         return found
@@ -123,7 +129,9 @@ class _Settling:
         connection.exec_driver_sql(
             engine.insert_many(SETS, SETS.c.keys()), [(name, columns, key, *stated.rank)]
         )
-        omitted = [member for member, rank in existing.items() if member not in stated.members and rank < stated.rank]
+        omitted = [
+            member for member, rank in existing.items() if member not in stated.members and rank < stated.rank
+        ]
         self._forget(omitted)
         for member in stated.members:
             self._force(member)
@@ -143,7 +151,9 @@ class _Settling:
         connection.execute(sa.delete(table.sql).where(among))
         for start in range(0, len(texts), _CHUNK):
             connection.execute(
-                sa.delete(WITHHELD).where(WITHHELD.c.table == table.name, WITHHELD.c.key.in_(texts[start : start + _CHUNK]))
+                sa.delete(WITHHELD).where(
+                    WITHHELD.c.table == table.name, WITHHELD.c.key.in_(texts[start : start + _CHUNK])
+                )
             )
 
     def _force(self, member: Key) -> None:
@@ -159,7 +169,11 @@ class _Settling:
         """Leave out the rows of lists that a newer list has replaced."""
         dropped = 0
         full = self._batch.full.get(self._of.table, {})
-        for key in [key for key, one in full.items() if _below(one.rank, tuple(one.row[p] for p in self._places), ranks)]:
+        for key in [
+            key
+            for key, one in full.items()
+            if _below(one.rank, tuple(one.row[p] for p in self._places), ranks)
+        ]:
             del full[key]
             dropped += 1
         partial = self._batch.partial.get(self._of.table, {})

@@ -45,14 +45,18 @@ class Shape:
         self.table = table
         self.names = table.names
         self.place = {name: index for index, name in enumerate(self.names)}
-        self.converts: tuple[Convert, ...] = tuple(compile_stored(column, dialect) for column in table.columns)
+        self.converts: tuple[Convert, ...] = tuple(
+            compile_stored(column, dialect) for column in table.columns
+        )
         self.key_places = tuple(self.place[name] for name in table.key)
         self.fill = stored_defaults(table, dialect)
-        self._omitted = [self._omits(column.name, column.nullable) if omits_null else ABSENT for column in table.columns]
+        self._omitted = [
+            self._omits(column.name, column.nullable) if omits_null else ABSENT for column in table.columns
+        ]
         self._template = [ABSENT] * len(self.names)
         self._omits_null = omits_null
         self._plans: dict[tuple[str, ...], Plan] = {}
-        paths = [path for one in (table, *beside) for part in (*one.columns, *one.nested) for path in part.paths]
+        paths = [path for one in (table, *beside) for path in one.paths]
         self._taken = {path[0] for path in paths}
         self._under = _paths_under(paths)
         self.read_version = self._version_reader()

@@ -28,6 +28,8 @@ from ingest.mirror import LEDGER_COLUMNS
 from ingest.types import Key
 from ingest.withheld import dump_row, load_row
 
+#: where a withheld row that waits for nothing points
+_NO_TARGET: tuple[str | None, str | None] = (None, None)
 #: rank columns of a row, as compared
 _RANK = LEDGER_COLUMNS[:3]
 
@@ -170,7 +172,9 @@ class Store:
             sa.false(),
         )
         same_key = sa.and_(*(new.c[name] == old.c[name] for name in table.key))
-        lost = sa.exists(sa.select(sa.literal(1)).select_from(old).where(same_key, sa.not_(sa.and_(newer, other))))
+        lost = sa.exists(
+            sa.select(sa.literal(1)).select_from(old).where(same_key, sa.not_(sa.and_(newer, other)))
+        )
         return connection.execute(sa.delete(new).where(lost)).rowcount
 
     # -- the merge -------------------------------------------------------------------------------
@@ -193,15 +197,17 @@ class Store:
         open_letters = set(self._ledger_keys(connection, table.name, DEAD_LETTERS))
         for key in sorted(keys):
             before = known.get(key) or Known(Stated(), False, None)
-            life = before.stated.life
+            statements = partial.get(key, [])
             skip = in_order and key not in open_letters
-            written, kept = merge(before.stated, partial.get(key, ()), tombstones.get(key), skip_equal=skip)
+            merged, written, kept = merge(before.stated, statements, tombstones.get(key), skip_equal=skip)
             changes.written, changes.kept = changes.written + written, changes.kept + kept
-            if written or key in buried or before.stated.life != life or _implied(partial.get(key, ())):
-                self._decide(table, key, before, tombstones.get(key), changes)
+            if merged is not before.stated or key in buried:
+                self._decide(table, key, before._replace(stated=merged), tombstones.get(key), changes)
         return changes
 
-    def _decide(self, table: Table, key: Key, known: Known, tombstone: Tombstone | None, changes: _Changes) -> None:
+    def _decide(
+        self, table: Table, key: Key, known: Known, tombstone: Tombstone | None, changes: _Changes
+    ) -> None:
         """Whether a merged row can be shown, or why not."""
         stated = known.stated
         if not stated.known:
@@ -210,7 +216,7 @@ class Store:
         row = shown(table, stated, self._fills[table.name])
         changes.void.append(key)
         if tombstone is not None and tombstone.voids(stated.life):
-            reason, target = "deleted", (None, None)
+            reason, target = "deleted", _NO_TARGET
         elif row is None:
             reason, target = "incomplete", (table.name, dump_key(key))
         else:
@@ -239,7 +245,9 @@ class Store:
             key = tuple(row[name] for name in table.key)
             values = {**{name: row[name] for name in table.names}, **stated.get(key, {})}
             rank = (row[_RANK[0]], row[_RANK[1]], row[_RANK[2]])
-            found[key] = Known(load_stated(table, values, rank, row["ingest_exceptions"], self.asked), True, None)
+            found[key] = Known(
+                load_stated(table, values, rank, row["ingest_exceptions"], self.asked), True, None
+            )
         return found
 
     def _withheld_of(self, name: str) -> sa.ColumnElement[bool]:
@@ -255,9 +263,12 @@ class Store:
         self, connection: sa.Connection, name: str, buried: Mapping[Key, Tombstone]
     ) -> dict[Key, Tombstone]:
         """The tombstones of the keys last filled in, those of this batch joined in."""
-        held = sa.select(TOMBSTONES).where(TOMBSTONES.c.table == name, TOMBSTONES.c.key.in_(self._filled(name)))
+        held = sa.select(TOMBSTONES).where(
+            TOMBSTONES.c.table == name, TOMBSTONES.c.key.in_(self._filled(name))
+        )
         found = {
-            load_key(row.key): Tombstone(row.version, row.stamp, row.proof) for row in connection.execute(held)
+            load_key(row.key): Tombstone(row.version, row.stamp, row.proof)
+            for row in connection.execute(held)
         }
         for key, tombstone in buried.items():
             found[key] = found[key].joined(tombstone) if key in found else tombstone
@@ -311,7 +322,9 @@ class Store:
         columns = (*table.names, *LEDGER_COLUMNS)
         rows = sa.select(*(new.c[name] for name in columns)).order_by(*(new.c[name] for name in table.key))
         if key is not None:
-            rows = rows.where(*(raw(new.c[name]).element == value for name, value in zip(table.key, key, strict=True)))
+            rows = rows.where(
+                *(raw(new.c[name]).element == value for name, value in zip(table.key, key, strict=True))
+            )
         return self.engine.upsert(table.sql, columns, table.key, rows)
 
     def _upsert_singly(self, connection: sa.Connection, table: Table, batch: Batch) -> int:
@@ -367,16 +380,14 @@ class Store:
         return self._asked[stamp]
 
 
-def _implied(statements: Iterable[Statement]) -> bool:
-    return any(one.implied for one in statements)
-
-
 def _all_set(table: sa.Table, columns: Iterable[str]) -> sa.ColumnElement[bool]:
     return sa.and_(*(table.c[name].is_not(None) for name in columns))
 
 
 def _batch_table(engine: Engine, table: Table) -> sa.Table:
-    return engine.temporary(f"ingest_batch_{table.name}", [table.sql.c[name] for name in (*table.names, *LEDGER_COLUMNS)])
+    return engine.temporary(
+        f"ingest_batch_{table.name}", [table.sql.c[name] for name in (*table.names, *LEDGER_COLUMNS)]
+    )
 
 
 def _refused(table: Table, key: Key, row: sa.RowMapping, reason: str) -> Letter:

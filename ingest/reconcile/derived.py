@@ -28,7 +28,11 @@ class Derivation:
         self._add_parents(connection, scope)
         scope.join(Scope.touched(connection, self._catalog))
         scope.fill(connection, self._keys)
-        return {str(one): self._update(connection, one, scope) for one in self._catalog.derived if one.table in scope}
+        return {
+            str(one): self._update(connection, one, scope)
+            for one in self._catalog.derived
+            if one.table in scope
+        }
 
     def _add_parents(self, connection: sa.Connection, scope: Scope) -> None:
         """The parents of touched children, as the children are now."""
@@ -62,7 +66,13 @@ def recomputed(catalog: Catalog, one: Derived) -> sa.ScalarSelect[Any]:
     mine = [child.c[name] == parent.sql.c[key] for name, key in zip(one.follows, parent.key, strict=True)]
     condition = [as_of(one.where, child)] if one.where is not None else []
     if one.kind == "counter":
-        return sa.select(sa.func.count()).select_from(child).where(*mine, *condition).correlate(parent.sql).scalar_subquery()
+        return (
+            sa.select(sa.func.count())
+            .select_from(child)
+            .where(*mine, *condition)
+            .correlate(parent.sql)
+            .scalar_subquery()
+        )
     order = [as_of(part, child).desc().nulls_last() for part in one.by]
     return (
         sa.select(child.c[one.value or ""])
@@ -76,5 +86,5 @@ def recomputed(catalog: Catalog, one: Derived) -> sa.ScalarSelect[Any]:
 
 def as_of(expression: sa.ColumnElement[Any], child: sa.FromClause) -> sa.ColumnElement[Any]:
     """The model's expression over the child, spoken of `child`."""
-    adapter = sa.sql.util.ClauseAdapter(child)
-    return adapter.traverse(expression)  # type: ignore[no-any-return]
+    spoken: sa.ColumnElement[Any] = sa.sql.util.ClauseAdapter(child).traverse(expression)
+    return spoken

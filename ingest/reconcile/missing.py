@@ -1,8 +1,8 @@
 """Missing parents: which references lead nowhere, since when, and what was tried.
 
-    wanted ──fetch──▶ (arrived: forgotten, counted as healed)
-       │ └──────────▶ forbidden | gone
-       └ no policy asks for it ──▶ external
+wanted ──fetch──▶ (arrived: forgotten, counted as healed)
+   │ └──────────▶ forbidden | gone
+   └ no policy asks for it ──▶ external
 """
 
 from __future__ import annotations
@@ -60,7 +60,11 @@ class Missing:
             whole.c.reason != "incomplete",
         )
         entries = sa.select(
-            WITHHELD.c.table, WITHHELD.c.column, WITHHELD.c.reason, WITHHELD.c.target_table, WITHHELD.c.target_key
+            WITHHELD.c.table,
+            WITHHELD.c.column,
+            WITHHELD.c.reason,
+            WITHHELD.c.target_table,
+            WITHHELD.c.target_key,
         ).where(WITHHELD.c.reason.in_(_WAITING), WITHHELD.c.target_table.is_not(None), sa.not_(known))
         asked: dict[tuple[str, str], bool] = {}
         for entry in connection.execute(entries.distinct()):
@@ -74,7 +78,9 @@ class Missing:
             yield Absent(table, key, fetch and (self._fetchable is None or table in self._fetchable))
 
     def _asks(self, table: str, column: str) -> bool:
-        return any("fetch" in one.policies for one in self._catalog.references_of(table) if _holds(one, column))
+        return any(
+            "fetch" in one.policies for one in self._catalog.references_of(table) if _holds(one, column)
+        )
 
     def _stubs(self, connection: sa.Connection) -> Iterable[tuple[str, str]]:
         for name, table in self._catalog.tables.items():

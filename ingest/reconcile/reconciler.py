@@ -31,7 +31,9 @@ class Proven(NamedTuple):
     def holds(self) -> bool:
         """True when nothing dangles, nothing is wrong and everything adds up."""
         return not (
-            any(one.dangling for one in self.references) or any(one.wrong for one in self.derived) or self.accounting
+            any(one.dangling for one in self.references)
+            or any(one.wrong for one in self.derived)
+            or self.accounting
         )
 
 
@@ -57,7 +59,9 @@ class Reconciler:
     def settle(self, connection: sa.Connection) -> int:
         """Run the steps over what was touched; how many missing parents arrived."""
         scope = Scope.touched(connection, self._catalog)
-        self._observe("step.finished", step="references", **asdict(self._references.settle(connection, scope)))
+        self._observe(
+            "step.finished", step="references", **asdict(self._references.settle(connection, scope))
+        )
         self._observe("step.finished", step="derived", **self._derivation.settle(connection, scope))
         scope.remember(connection, self._engine)
         healed = self._missing.settle(connection)

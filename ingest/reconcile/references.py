@@ -66,7 +66,7 @@ class References:
         self._catalog, self._engine, self._keys = catalog, engine, keys
 
     def settle(self, connection: sa.Connection, scope: Scope) -> ReferenceCounts:
-        """Bring everything that `scope` may have changed to its fixed point; `scope` grows by what changed."""
+        """Bring all that `scope` may have changed to its fixed point; `scope` grows by what changed."""
         counts = ReferenceCounts()
         frontier = scope
         while frontier:
@@ -111,7 +111,9 @@ class References:
             stated = msgspec.json.decode(entry["value"])
             self._touch_watched(connection, table, [key], changed)
             connection.execute(
-                sa.update(table.sql).where(is_row(table, key)).values({table.sql.c[entry["column"]]: stored(stated)})
+                sa.update(table.sql)
+                .where(is_row(table, key))
+                .values({table.sql.c[entry["column"]]: stored(stated)})
             )
             self._forget(connection, table.name, key, entry["column"])
             changed.add(table.name, [key])
@@ -121,7 +123,9 @@ class References:
         for name, text in sorted(rows):
             table, key = self._catalog.tables[name], load_key(text)
             held = connection.execute(
-                sa.select(WITHHELD).where(WITHHELD.c.table == name, WITHHELD.c.key == text, WITHHELD.c.column == "")
+                sa.select(WITHHELD).where(
+                    WITHHELD.c.table == name, WITHHELD.c.key == text, WITHHELD.c.column == ""
+                )
             ).mappings()
             for row in held.all():
                 values, exceptions = load_row(table, row["value"])
@@ -154,7 +158,9 @@ class References:
         by_row: dict[tuple[str, Key], list[Action]] = {}
         for action in self._decide(connection, dangling):
             by_row.setdefault((action.dangling.reference.table, action.dangling.key), []).append(action)
-        for (name, key), actions in sorted(by_row.items(), key=lambda item: (item[0][0], dump_key(item[0][1]))):
+        for (name, key), actions in sorted(
+            by_row.items(), key=lambda item: (item[0][0], dump_key(item[0][1]))
+        ):
             table = self._catalog.tables[name]
             if any(action.policy == "park" for action in actions):
                 self._park(connection, table, key, actions, changed)
@@ -168,7 +174,9 @@ class References:
                     counts.nulled += 1
         return changed
 
-    def _dangling(self, connection: sa.Connection, reference: Reference, frontier: Scope) -> Iterable[Dangling]:
+    def _dangling(
+        self, connection: sa.Connection, reference: Reference, frontier: Scope
+    ) -> Iterable[Dangling]:
         child, parent = self._catalog.tables[reference.table], self._catalog.tables[reference.target]
         other = parent.sql.alias()
         stated = [child.sql.c[name] for name in reference.columns]
@@ -198,7 +206,11 @@ class References:
                 if reference.ondelete == "SET NULL" and reference.nullable:
                     yield Action(one, "null", "deleted")
                     continue
-                yield Action(one, "null" if reference.nullable else "park", "deleted" if reference.nullable else "cascade")
+                yield Action(
+                    one,
+                    "null" if reference.nullable else "park",
+                    "deleted" if reference.nullable else "cascade",
+                )
                 continue
             yield Action(one, self._policy(reference), "missing")
 
@@ -234,29 +246,45 @@ class References:
         row = self._row(connection, table, one.key)
         target = (one.reference.target, dump_key(one.target))
         entries = [
-            (table.name, dump_key(one.key), name, _json(row[name]), *_column_rank(row, name), action.reason, *target)
+            (
+                table.name,
+                dump_key(one.key),
+                name,
+                _json(row[name]),
+                *_column_rank(row, name),
+                action.reason,
+                *target,
+            )
             for name in columns
             if row[name] is not None
         ]
         self._touch_watched(connection, table, [one.key], changed)
         connection.exec_driver_sql(self._engine.insert_new_many(WITHHELD, WITHHELD.c.keys()), entries)
         connection.execute(
-            sa.update(table.sql).where(is_row(table, one.key)).values({table.sql.c[name]: None for name in columns})
+            sa.update(table.sql)
+            .where(is_row(table, one.key))
+            .values({table.sql.c[name]: None for name in columns})
         )
         changed.add(table.name, [one.key])
 
-    def _park(self, connection: sa.Connection, table: Table, key: Key, actions: list[Action], changed: Scope) -> None:
+    def _park(
+        self, connection: sa.Connection, table: Table, key: Key, actions: list[Action], changed: Scope
+    ) -> None:
         """Keep the whole row aside, and note every reference it waits for."""
         row = self._row(connection, table, key)
         text = dump_key(key)
         exceptions = msgspec.json.decode(row["ingest_exceptions"]) if row["ingest_exceptions"] else {}
         values = {name: row[name] for name in table.names if exceptions.get(name, True) is not None}
-        for entry in connection.execute(sa.select(WITHHELD).where(WITHHELD.c.table == table.name, WITHHELD.c.key == text)):
+        for entry in connection.execute(
+            sa.select(WITHHELD).where(WITHHELD.c.table == table.name, WITHHELD.c.key == text)
+        ):
             if entry.column and entry.value is not None:
                 values[entry.column] = msgspec.json.decode(entry.value)
         rank = tuple(row[name] for name in LEDGER_COLUMNS[:3])
         reason = "cascade" if any(action.reason == "cascade" for action in actions) else "missing"
-        entries = [(table.name, text, "", dump_row(values, row["ingest_exceptions"]), *rank, reason, None, None)]
+        entries = [
+            (table.name, text, "", dump_row(values, row["ingest_exceptions"]), *rank, reason, None, None)
+        ]
         for action in actions:
             one = action.dangling
             target = (one.reference.target, dump_key(one.target))
@@ -290,7 +318,8 @@ class References:
             table = self._catalog.tables[name]
             key = [table.sql.c[part] for part in table.key]
             wanted = [
-                sa.not_(is_in(list(key), _stated_targets(self._catalog.tables[one.table], one, table))) for one in holding
+                sa.not_(is_in(list(key), _stated_targets(self._catalog.tables[one.table], one, table)))
+                for one in holding
             ]
             counts.stubs_removed += connection.execute(
                 sa.delete(table.sql).where(
@@ -308,7 +337,9 @@ class References:
         columns = [raw(table.sql.c[name]) for name in (*table.names, *LEDGER_COLUMNS)]
         return connection.execute(sa.select(*columns).where(is_row(table, key))).mappings().one()
 
-    def _touch_watched(self, connection: sa.Connection, table: Table, keys: list[Key], changed: Scope) -> None:
+    def _touch_watched(
+        self, connection: sa.Connection, table: Table, keys: list[Key], changed: Scope
+    ) -> None:
         """The parents whose pointers, counters or stubs hang on these rows as they are now."""
         for columns, target in self._catalog.watched(table.name):
             for key in keys:

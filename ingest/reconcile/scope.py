@@ -83,5 +83,3 @@ class Scope:
                 touch_whole(connection, engine, table)
             else:
                 touch_keys(connection, engine, table, map(dump_key, keys))
-
-

@@ -35,7 +35,8 @@ class Proof:
         stated = [child.sql.c[one.columns[one.target_columns.index(name)]] for name in parent.key]
         key = [child.sql.c[name] for name in child.key]
         looked_at = sa.or_(
-            scope.within(self._keys, child.name, list(key)), scope.within(self._keys, parent.name, list(stated))
+            scope.within(self._keys, child.name, list(key)),
+            scope.within(self._keys, parent.name, list(stated)),
         )
         wanted = sa.select(*stated).where(*(column.is_not(None) for column in stated), looked_at)
         there = sa.select(*(parent.sql.c[name] for name in parent.key))
@@ -52,14 +53,18 @@ class Proof:
         parent = self._catalog.tables[one.table]
         truth = self._newest(one, scope) if one.kind == "pointer" else self._counted(one, scope)
         own = parent.sql.alias()
-        joined = own.outerjoin(truth, sa.and_(*(own.c[key] == truth.c[f"k{i}"] for i, key in enumerate(parent.key))))
+        joined = own.outerjoin(
+            truth, sa.and_(*(own.c[key] == truth.c[f"k{i}"] for i, key in enumerate(parent.key)))
+        )
         right: Any = truth.c.value if one.kind == "pointer" else sa.func.coalesce(truth.c.value, 0)
         looked_at = scope.within(self._keys, parent.name, [own.c[name] for name in parent.key])
         is_set = own.c[one.column].is_not(None) if one.kind == "pointer" else own.c[one.column] > 0
         row = connection.execute(
             sa.select(
                 sa.func.coalesce(sa.func.sum(sa.case((is_set, 1), else_=0)), 0),
-                sa.func.coalesce(sa.func.sum(sa.case((own.c[one.column].is_distinct_from(right), 1), else_=0)), 0),
+                sa.func.coalesce(
+                    sa.func.sum(sa.case((own.c[one.column].is_distinct_from(right), 1), else_=0)), 0
+                ),
             )
             .select_from(joined)
             .where(looked_at)
@@ -89,7 +94,8 @@ class Proof:
         follows = [child.c[name] for name in one.follows]
         return (
             sa.select(
-                *(column.label(f"k{index}") for index, column in enumerate(follows)), sa.func.count().label("value")
+                *(column.label(f"k{index}") for index, column in enumerate(follows)),
+                sa.func.count().label("value"),
             )
             .where(*self._of_scope(one, child, scope))
             .group_by(*follows)
@@ -98,7 +104,7 @@ class Proof:
 
     def _of_scope(self, one: Derived, child: sa.FromClause, scope: Scope) -> list[sa.ColumnElement[bool]]:
         follows = [child.c[name] for name in one.follows]
-        conditions = [column.is_not(None) for column in follows]
+        conditions: list[sa.ColumnElement[bool]] = [column.is_not(None) for column in follows]
         conditions.append(scope.within(self._keys, one.table, list(follows)))
         if one.where is not None:
             conditions.append(as_of(one.where, child))
@@ -111,15 +117,27 @@ def accounting(connection: sa.Connection) -> list[str]:
         sa.select(*(sa.func.coalesce(sa.func.sum(LOADS.c[name]), 0) for name in _COUNTS))
     ).one()
     pages, quarantined, records, written, kept, rejected = map(int, sums)
-    marked = dict(connection.execute(sa.select(PAGES.c.state, sa.func.count()).group_by(PAGES.c.state)).tuples().all())
+    marked = counted(connection, PAGES.c.state)
     wrong = []
     if records != written + kept + rejected:
-        wrong.append(f"{records} records were read, but {written} written + {kept} kept + {rejected} rejected")
+        wrong.append(
+            f"{records} records were read, but {written} written + {kept} kept + {rejected} rejected"
+        )
     if pages != sum(marked.values()):
         wrong.append(f"{pages} pages were loaded, but {sum(marked.values())} are marked")
     if quarantined != marked.get("quarantined", 0):
-        wrong.append(f"{quarantined} pages were quarantined, but {marked.get('quarantined', 0)} are marked so")
+        wrong.append(
+            f"{quarantined} pages were quarantined, but {marked.get('quarantined', 0)} are marked so"
+        )
     return wrong
+
+
+def counted(
+    connection: sa.Connection, column: sa.Column[str], *where: sa.ColumnElement[bool]
+) -> dict[str, int]:
+    """How many rows there are of every value."""
+    rows = connection.execute(sa.select(column, sa.func.count()).where(*where).group_by(column))
+    return dict(rows.tuples().all())
 
 
 _COUNTS = ("pages", "quarantined", "records", "written", "kept", "rejected")

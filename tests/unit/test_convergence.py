@@ -31,9 +31,28 @@ SOURCE = msgspec.convert(
     },
     Source,
 )
-MESSAGE = ("room_id", "author_id", "reply_to", "device_id", "sent", "rev", "text", "hidden", "gone", "redacts", "redacted_by")
+MESSAGE = (
+    "room_id",
+    "author_id",
+    "reply_to",
+    "device_id",
+    "sent",
+    "rev",
+    "text",
+    "hidden",
+    "gone",
+    "redacts",
+    "redacted_by",
+)
 RULES = Rules(
-    key={"users": ("id",), "devices": ("id",), "rooms": ("id",), "messages": ("id",), "steps": ("id",), "members": ("room_id", "user_id")},
+    key={
+        "users": ("id",),
+        "devices": ("id",),
+        "rooms": ("id",),
+        "messages": ("id",),
+        "steps": ("id",),
+        "members": ("room_id", "user_id"),
+    },
     columns={
         "users": ("id", "name", "email"),
         "devices": ("id", "label", "trusted"),
@@ -68,7 +87,11 @@ RULES = Rules(
             "messages",
             "room_id",
             lambda rows: max(
-                ((row["sent"] is not None, row["sent"] or 0, row["id"]) for row in rows if row["hidden"] is None),
+                (
+                    (row["sent"] is not None, row["sent"] or 0, row["id"])
+                    for row in rows
+                    if row["hidden"] is None
+                ),
                 default=(None, None, None),
             )[2],
         ),
@@ -90,14 +113,34 @@ class World:
 
     def page(self) -> None:
         self.stamp += self.pick.choice((1, 1, 1, 3))
-        stream = self.pick.choice(("users", "rooms", "devices", "steps", "messages", "messages", "messages", "deleted_users", "deleted_rooms"))
+        stream = self.pick.choice(
+            (
+                "users",
+                "rooms",
+                "devices",
+                "steps",
+                "messages",
+                "messages",
+                "messages",
+                "deleted_users",
+                "deleted_rooms",
+            )
+        )
         asked = max(0, self.stamp - self.pick.choice((1, 1, 2, 5, 9)))
         self.ordinal, self.asked = -1, asked
         make = getattr(self, f"_{stream}")
         records = [make() for _ in range(self.pick.randint(1, 5))]
         self.pages.append(page(self.stamp, stream, records, asked=asked))
 
-    def say(self, table: str, key: tuple[Any, ...], values: Row, version: int = LOWEST_VERSION, *, top: bool = True) -> tuple[int, int, int]:
+    def say(
+        self,
+        table: str,
+        key: tuple[Any, ...],
+        values: Row,
+        version: int = LOWEST_VERSION,
+        *,
+        top: bool = True,
+    ) -> tuple[int, int, int]:
         self.ordinal += 1
         rank = (version, self.stamp, self.ordinal)
         self.says.append(Says(table, key, values, rank, self.asked, top))
@@ -111,22 +154,50 @@ class World:
         return {name: value for name, value in record.items() if name == "id" or self.pick.random() < 0.6}
 
     def _users(self) -> Row:
-        record = self.some({"id": self.pick.randint(1, 5), "name": self.pick.choice(("a", "b", None)), "email": self.pick.choice(("x", "y", None))})
+        record = self.some(
+            {
+                "id": self.pick.randint(1, 5),
+                "name": self.pick.choice(("a", "b", None)),
+                "email": self.pick.choice(("x", "y", None)),
+            }
+        )
         self.say("users", (record["id"],), record)
         return record
 
     def _devices(self) -> Row:
-        record = self.some({"id": self.pick.randint(1, 4), "label": self.pick.choice(("p", "q", None)), "trusted": self.pick.choice((True, False))})
-        self.say("devices", (record["id"],), {name: int(value) if name == "trusted" else value for name, value in record.items()})
+        record = self.some(
+            {
+                "id": self.pick.randint(1, 4),
+                "label": self.pick.choice(("p", "q", None)),
+                "trusted": self.pick.choice((True, False)),
+            }
+        )
+        self.say(
+            "devices",
+            (record["id"],),
+            {name: int(value) if name == "trusted" else value for name, value in record.items()},
+        )
         return record
 
     def _steps(self) -> Row:
-        record = self.some({"id": self.pick.randint(1, 4), "next_id": self.pick.randint(1, 4), "label": self.pick.choice(("s", None))})
+        record = self.some(
+            {
+                "id": self.pick.randint(1, 4),
+                "next_id": self.pick.randint(1, 4),
+                "label": self.pick.choice(("s", None)),
+            }
+        )
         self.say("steps", (record["id"],), record)
         return record
 
     def _rooms(self) -> Row:
-        record = self.some({"id": self.pick.randint(1, 4), "title": self.pick.choice(("t", "u")), "topic": self.pick.choice(("m", None))})
+        record = self.some(
+            {
+                "id": self.pick.randint(1, 4),
+                "title": self.pick.choice(("t", "u")),
+                "topic": self.pick.choice(("m", None)),
+            }
+        )
         rank = self.say("rooms", (record["id"],), dict(record))
         if self.pick.random() < 0.5:
             members = self.pick.sample(range(1, 6), self.pick.randint(0, 3))
@@ -164,7 +235,14 @@ class World:
         if record.get("redacts"):
             clears = {"text": None, "redacted_by": record["id"]}
             self.says.append(
-                Says("messages", (record["redacts"],), clears, (HIGHEST_VERSION, *rank[1:]), self.asked, top=False)
+                Says(
+                    "messages",
+                    (record["redacts"],),
+                    clears,
+                    (HIGHEST_VERSION, *rank[1:]),
+                    self.asked,
+                    top=False,
+                )
             )
         if nested is not None:
             self.say("users", (nested["id"],), nested, top=False)
@@ -240,8 +318,14 @@ def _count(met: Counter[str], expected: Any, world: World, withheld: dict[Any, A
     met["merged"] += len({(one.table, one.key) for one in world.says}) < len(world.says)
     met["nulled"] += sum(1 for _, _, column in withheld if column)
     met["dead"] += sum(1 for table, key, column in withheld if not column and (table, key) in buried)
-    whole = [(table, value) for (table, key, column), value in withheld.items() if not column and (table, key) not in buried]
-    incomplete = sum(1 for table, value in whole if any(value.get(name) is None for name in RULES.required[table]))
+    whole = [
+        (table, value)
+        for (table, key, column), value in withheld.items()
+        if not column and (table, key) not in buried
+    ]
+    incomplete = sum(
+        1 for table, value in whole if any(value.get(name) is None for name in RULES.required[table])
+    )
     met["incomplete"] += incomplete
     met["parked"] += len(whole) - incomplete
     said = {(one.table, one.key) for one in world.says}
@@ -257,7 +341,9 @@ async def _cases(path: Path, seeds: range) -> None:
         folder.mkdir()
         await _one_case(folder, seed, met)
     print(f"{len(seeds)} cases met: {dict(met)}")
-    assert not [kind for kind in KINDS if not met[kind]], f"never met: {[kind for kind in KINDS if not met[kind]]}"
+    assert not [kind for kind in KINDS if not met[kind]], (
+        f"never met: {[kind for kind in KINDS if not met[kind]]}"
+    )
 
 
 @pytest.mark.parametrize("start", range(0, 120, 30))
@@ -267,5 +353,7 @@ async def test_any_order_gives_the_rows_of_the_reference_model(tmp_path: Path, s
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("start", range(1000, 4000, 250))
-async def test_any_order_gives_the_rows_of_the_reference_model_in_thousands_of_cases(tmp_path: Path, start: int) -> None:
+async def test_any_order_gives_the_rows_of_the_reference_model_in_thousands_of_cases(
+    tmp_path: Path, start: int
+) -> None:
     await _cases(tmp_path, range(start, start + 250))
