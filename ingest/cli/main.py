@@ -182,7 +182,7 @@ def preview(
     from ingest.cli import render
 
     found = ask(_of(ctx), lambda job: job.preview(source, stream), write=False)
-    show(found, lambda out: render.anything(out, found), as_json=as_json)
+    show(found, lambda out: render.preview(out, found), as_json=as_json)
 
 
 @app.command()
@@ -212,7 +212,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     from ingest.cli import render
 
     known = ask(_of(ctx), lambda job: job.status(), write=False)
-    show(known, lambda out: render.anything(out, known), as_json=as_json)
+    show(known, lambda out: render.status(out, known), as_json=as_json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Reports on a terminal or in a file: tables, the certificate, and any other struct.
+"""Reports on a terminal or in a file: tables, the certificate, and what is known.
 
 Text from upstream is shown as it is, but never obeyed: markup is not read, and control characters
 are spelled out.
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest.report import Certificate, DeadLetter, Gap, MissingParent
+from ingest.report import Certificate, DeadLetter, Gap, MissingParent, Preview, Status
 
 #: columns of a line where there is no terminal to fit it to
 WIDE = 200
@@ -23,6 +23,9 @@ WIDE = 200
 SHOWN = 10
 #: characters of a rejected record in a list
 EXCERPT = 60
+#: rows of a page that a preview shows, and characters of each value
+PREVIEWED = 3
+CELL = 32
 
 VERDICTS = {
     0: "certified",
@@ -116,7 +119,9 @@ def missing(out: Console, parents: Sequence[MissingParent]) -> None:
 
 def dead_letters(out: Console, letters: Sequence[DeadLetter]) -> None:
     """Every page or record that could not be stored."""
-    table(out, ({**msgspec.structs.asdict(letter), "raw": _excerpt(letter.raw)} for letter in letters))
+    table(
+        out, ({**msgspec.structs.asdict(letter), "raw": _excerpt(letter.raw, EXCERPT)} for letter in letters)
+    )
     _total(out, len(letters), "dead letter")
 
 
@@ -149,32 +154,48 @@ def runs(out: Console, proofs: Sequence[Certificate]) -> None:
     _total(out, len(proofs), "run")
 
 
-def anything(out: Console, value: Any, name: str = "") -> None:
-    """Any struct, list or mapping: names and values, lists of records as tables."""
-    if isinstance(value, Certificate):
-        out.print(f"{name}  {verdict(value)}".lstrip(), soft_wrap=True)
-        return
-    if isinstance(value, msgspec.Struct):
-        value = msgspec.structs.asdict(value)
-    if isinstance(value, dict):
-        _mapping(out, value, name)
-    elif isinstance(value, list | tuple) and value and all(_is_record(row) for row in value):
-        out.print(f"{name} ({len(value):,})", style="bold")
-        table(out, _aligned(value))
-    elif isinstance(value, list | tuple):
-        out.print(f"{name}  {', '.join(map(plain, value)) or 'none'}", soft_wrap=True)
-    else:
-        out.print(f"{name}  {plain(value)}", soft_wrap=True)
+def status(out: Console, known: Status) -> None:
+    """What is known, pending and open."""
+    lines(
+        out,
+        [
+            ("database", plain(known.database)),
+            (
+                "page log",
+                f"{plain(known.log)} ({plain(known.log_id)}, {_count(known.loaded_pages, 'page')} loaded)",
+            ),
+            ("pending", f"{_count(known.pending_pages, 'page')}, {_count(known.pending_records, 'record')}"),
+            ("lock", f"held by {plain(known.holder)} since {plain(known.since)}" if known.holder else "free"),
+            ("integrity window", f"OPEN: {plain(known.window)}" if known.window else "closed"),
+            ("dead letters", f"{known.dead_letters:,}"),
+            *_some("unmapped", known.unmapped),
+            *(("last run", verdict(proof)) for proof in known.last),
+        ],
+    )
+    out.print()
+    table(out, ({"table": name, "rows": count} for name, count in known.rows.items()))
 
 
-def _mapping(out: Console, value: dict[str, Any], name: str) -> None:
-    if name:
-        out.print(name, style="bold")
-    simple = [(plain(key), plain(inner)) for key, inner in value.items() if not _is_nested(inner)]
-    lines(out, simple)
-    for key, inner in value.items():
-        if _is_nested(inner):
-            anything(out, inner, plain(key))
+def preview(out: Console, page: Preview) -> None:
+    """The rows of one page: a line a column, the first few rows beside each other."""
+    lines(out, [("asked", plain(page.request)), ("records", f"{page.records:,}")])
+    for one in page.tables:
+        out.print()
+        out.print(f"{plain(one.table)}: {_count(len(one.rows), 'row')}", style="bold")
+        names = dict.fromkeys(name for row in one.rows for name in row)
+        shown = list(enumerate(one.rows[:PREVIEWED], 1))
+        table(
+            out,
+            (
+                {
+                    "column": name,
+                    **{f"row {at}": _excerpt(plain(row.get(name, "")), CELL) for at, row in shown},
+                }
+                for name in names
+            ),
+        )
+    out.print()
+    lines(out, [*_some("unmapped", page.unmapped), *_some("rejected", page.rejected)])
 
 
 def _done(proof: Certificate) -> list[tuple[str, str]]:
@@ -264,26 +285,9 @@ def _took(proof: Certificate) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _excerpt(raw: str) -> str:
-    return raw if len(raw) <= EXCERPT else raw[: EXCERPT - 3] + "..."
-
-
-def _aligned(rows: Sequence[Any]) -> Iterable[Mapping[str, Any]]:
-    """The rows with the same names in the same order, whichever of them each one has."""
-    records = [msgspec.structs.asdict(row) if isinstance(row, msgspec.Struct) else row for row in rows]
-    names = dict.fromkeys(name for record in records for name in record)
-    return [{name: record.get(name) for name in names} for record in records]
+def _excerpt(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_record(value: Any) -> bool:
-    return isinstance(value, msgspec.Struct | dict)
-
-
-def _is_nested(value: Any) -> bool:
-    if isinstance(value, msgspec.Struct | dict):
-        return True
-    return isinstance(value, list | tuple) and any(_is_record(inner) for inner in value)

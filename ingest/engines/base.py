@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -30,6 +30,10 @@ class Engine(Protocol):
 
     def reader(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A connection that sees committed data and writes nothing."""
+        ...
+
+    def bind(self, type_: sa.types.TypeEngine[Any]) -> Callable[[Any], Any] | None:
+        """What the ORM does to a python value (never None) before the driver gets it; None when nothing."""
         ...
 
     def key_json(self, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[str]:

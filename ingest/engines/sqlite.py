@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from ingest.errors import Stop
+from ingest.mirror import UtcDateTime
 
 #: milliseconds a statement waits for another writer
 _BUSY = 10_000
@@ -93,6 +95,13 @@ class SqliteEngine:
 
         return engine
 
+    def bind(self, type_: sa.types.TypeEngine[Any]) -> Callable[[Any], Any] | None:
+        plain = type_.impl_instance if isinstance(type_, UtcDateTime) else type_
+        if type(plain) is sa.DateTime:
+            return _stored_time
+        processor: Callable[[Any], Any] | None = type_.dialect_impl(self.dialect).bind_processor(self.dialect)
+        return processor
+
     def key_json(self, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[str]:
         return sa.func.json_array(
             *(sa.type_coerce(column, sa.types.NullType()) for column in columns), type_=sa.Text
@@ -138,6 +147,11 @@ class SqliteEngine:
     async def close(self) -> None:
         await self._writer.dispose()
         await self._reader.dispose()
+
+
+def _stored_time(value: datetime) -> str:
+    """What SQLAlchemy's own processor makes of a time, a tenth of its cost: the zone is not stored."""
+    return value.isoformat(" ", "microseconds")[:26]
 
 
 def _affinity(type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:

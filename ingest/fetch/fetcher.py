@@ -76,7 +76,7 @@ class Fetcher:
     async def backfill(
         self, streams: Collection[str] | None = None, *, since: str | None = None, until: str | None = None
     ) -> FetchReport:
-        """Read the records between two coverage keys again; without bounds, fill the gaps."""
+        """Fill the gaps, or those between two coverage keys; where there are none, read that range again."""
         command = Command(kind="backfill", since=_bound("since", since), until=_bound("until", until))
         return await self._command(command, streams)
 

@@ -106,6 +106,9 @@ def settles(stream: Stream, step: Step, command: Command) -> bool:
         return True
     if step.walk.kind == "full":
         return stream.since is None
+    if step.walk.kind == "head":
+        # what was missing of the range is there now; only where nothing was, it is read again
+        return command.bounded
     return step.walk.kind == command.kind == "backfill" and _bounds(step.walk) == _bounds(command)
 
 

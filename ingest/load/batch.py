@@ -93,10 +93,9 @@ class Batch:
     ) -> None:
         """One record. The first full one of a key takes the fast path; any second sends both to the merge."""
         self.records += 1
-        full = self.full.setdefault(table, {})
-        earlier = full.pop(key, None)
-        partial = self.partial.setdefault(table, {})
-        if earlier is None and top and key not in partial and ABSENT not in row:
+        full, partial = self._of(table)
+        earlier = full.pop(key, None) if key in full else None
+        if earlier is None and top and ABSENT not in row and key not in partial:
             full[key] = FullRow(tuple(row), rank, asked)
             return
         statements = partial.setdefault(key, [])
@@ -104,6 +103,13 @@ class Batch:
             statements.append(full_statement(names, key, earlier))
         values = {name: value for name, value in zip(names, row, strict=True) if value is not ABSENT}
         statements.append(Statement(key, values, rank, asked, top))
+
+    def _of(self, table: str) -> tuple[dict[Key, FullRow], dict[Key, list[Statement]]]:
+        if table not in self.full:
+            self.full[table] = {}
+        if table not in self.partial:
+            self.partial[table] = {}
+        return self.full[table], self.partial[table]
 
     def add_values(self, table: str, statement: Statement, names: tuple[str, ...]) -> None:
         """A statement of some columns only, beside a record of its own (a redaction's target)."""

@@ -18,7 +18,8 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
-from ingest.catalog import Column, bind_processor
+from ingest.catalog import Column
+from ingest.engines.base import Engine
 from ingest.errors import ModelError, SetAside
 
 Convert: TypeAlias = Callable[[Any], Any]
@@ -33,35 +34,38 @@ _INTEGER_BITS: tuple[tuple[type[sa.types.TypeEngine[Any]], int], ...] = (
 
 
 def compile_python(column: Column) -> Convert:
-    """A function from a JSON value to the column's python value; it raises SetAside with the reason."""
-    inner = _python(column.type, column)
-    name = column.name
-
-    if column.nullable:
-
-        def nullable(value: Any) -> Any:
-            return None if value is None else inner(value)
-
-        return nullable
-
-    def required(value: Any) -> Any:
-        if value is None:
-            raise SetAside(f"{name}: null, but the column takes no NULL")
-        return inner(value)
-
-    return required
+    """A function from a JSON value, never null, to the column's python value; SetAside with the reason."""
+    return _python(column.type, column)
 
 
-def compile_stored(column: Column, dialect: sa.Dialect) -> Convert:
-    """A function from a JSON value to the value the driver is given."""
+def compile_stored(column: Column, engine: Engine) -> Convert:
+    """A function from a JSON value, never null, to the value the driver is given."""
     convert = compile_python(column)
-    bind = bind_processor(column, dialect)
+    bind = engine.bind(column.type)
     if bind is None:
         return convert
+    if isinstance(column.type, sa.JSON):
+        return _without_nul(column.name, bind)
 
     def stored(value: Any) -> Any:
-        converted = convert(value)
-        return None if converted is None else bind(converted)
+        return bind(convert(value))
+
+    return stored
+
+
+def refuse_null(column: Column) -> SetAside:
+    """Why a record with null for this column is refused."""
+    return SetAside(f"{column.name}: null, but the column takes no NULL")
+
+
+def _without_nul(name: str, bind: Convert) -> Convert:
+    """JSON as text; a NUL anywhere in it is looked for only where its escape occurs."""
+
+    def stored(value: Any) -> Any:
+        text = bind(value)
+        if "\\u0000" in text and _has_nul(value):
+            raise SetAside(f"{name}: JSON with a NUL in it, which not every database can hold")
+        return text
 
     return stored
 
@@ -120,13 +124,9 @@ def _text(name: str, type_: Any) -> Convert:
 def _enum(name: str, type_: sa.Enum) -> Convert:
     values: Mapping[str, Any] = dict(zip(type_.enums, type_.enums, strict=True))
     if type_.enum_class is not None:
-        members = list(type_.enum_class.__members__.values())
-        named = (
-            type_.values_callable(type_.enum_class)
-            if type_.values_callable
-            else [one.name for one in members]
-        )
-        values = dict(zip(map(str, named), members, strict=True))
+        # an API tells values, whichever of the two the column stores
+        members = type_.enum_class.__members__
+        values = {**members, **{str(one.value): one for one in members.values()}}
 
     def enum(value: Any) -> Any:
         found = values.get(value if isinstance(value, str) else str(value))
@@ -194,7 +194,10 @@ def _datetime(name: str, type_: Any) -> Convert:
         try:
             if type(value) is str:
                 parsed = datetime.fromisoformat(value)
-                return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+                zone = parsed.tzinfo
+                if zone is UTC:
+                    return parsed
+                return parsed.replace(tzinfo=UTC) if zone is None else parsed.astimezone(UTC)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return from_epoch(value)
         except (ValueError, OverflowError, OSError):

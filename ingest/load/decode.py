@@ -8,12 +8,12 @@ A record that cannot be stored becomes a dead letter with its raw bytes; the res
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgspec
-import sqlalchemy as sa
-
 from ingest.catalog import Catalog, Nested, Table
+from ingest.engines.base import Engine
 from ingest.errors import ConfigError, SetAside
 from ingest.load.batch import ABSENT, Batch, Letter, MissingFact, SetOf
 from ingest.load.merge import Statement, Tombstone
@@ -42,14 +42,15 @@ class Decoder:
         name: str,
         stream: Stream,
         catalog: Catalog,
-        dialect: sa.Dialect,
+        engine: Engine,
         mentioned: frozenset[str],
     ) -> None:
         self.source, self.name, self.stream = source, name, stream
-        self._catalog, self._dialect = catalog, dialect
+        self._catalog, self._engine = catalog, engine
         #: tables whose records only ever come nested: a mention is all the proof of life there is
         self._mentioned = mentioned
         self._records = Path(stream.records)
+        self._stated = stream.entities
         self._by = Path(stream.entities.by)
         self._shapes: dict[str, Shape] = {}
         self._entities = self._check_entities()
@@ -114,14 +115,24 @@ class Decoder:
         for texts in msgspec.json.decode(page.envelope.partition)["by_id"]:
             stated = [texts] if isinstance(texts, str) else texts
             key = tuple(
-                shape.converts[place](text) for place, text in zip(shape.key_places, stated, strict=True)
+                shape.convert(place, text) for place, text in zip(shape.key_places, stated, strict=True)
             )
             if key not in arrived:
                 batch.facts.append(MissingFact(shape.table.name, key, state, page.stamp))
 
+    @cached_property
+    def plain(self) -> Shape | None:
+        """The one shape of the stream's records, where a record does nothing but state its row."""
+        stated = self.stream.entities
+        if stated.cases or len(stated.default) != 1 or self.stream.deletes:
+            return None
+        shape = self.shape(stated.default[0])
+        mirror = shape.table.mirror
+        return None if mirror.redacts or mirror.purge else shape
+
     def entities_of(self, record: Any) -> tuple[str, ...]:
         """Which entities a record is; SetAside when the source names none for it."""
-        stated = self.stream.entities
+        stated = self._stated
         if not stated.cases:
             return stated.default
         kind = self._by.first(record)
@@ -137,7 +148,7 @@ class Decoder:
             table = self._catalog.entities[entity]
             top = entity in self._entities
             beside = [self._catalog.entities[name] for name in self._entities] if top else []
-            shape = Shape(table, self._dialect, omits_null=top and self.stream.omits == "null", beside=beside)
+            shape = Shape(table, self._engine, omits_null=top and self.stream.omits == "null", beside=beside)
             self._shapes[entity] = shape
         return shape
 
@@ -146,7 +157,7 @@ class Decoder:
         shape = self._shapes.get("\0" + name)
         if shape is None:
             shape = self._shapes["\0" + name] = Shape(
-                self._catalog.tables[name], self._dialect, omits_null=False
+                self._catalog.tables[name], self._engine, omits_null=False
             )
         return shape
 
@@ -170,6 +181,8 @@ class _Reading:
         self._by_id = envelope.walk.kind == "by_id"
         sets = self._stream.by_id.set if self._by_id and self._stream.by_id else self._stream.set
         self._sets = tuple(sets.items())
+        self._plain = None if self._sets else decoder.plain
+        self._asked = envelope.asked
         self._ordinal = -1
         #: keys of the top-level records
         self.keys: set[Key] = set()
@@ -180,6 +193,12 @@ class _Reading:
         """One top-level record: all that it states, or a dead letter."""
         first, self._pending, self._pending_sets = self._ordinal + 1, [], []
         try:
+            if (
+                self._plain is not None
+                and type(found.value) is dict
+                and self._straight(self._plain, found.value)
+            ):
+                return
             for entity in self._decoder.entities_of(found.value):
                 self._top(self._decoder.shape(entity), found, index)
         except SetAside as error:
@@ -191,6 +210,24 @@ class _Reading:
             self._reject(first, found, "records are nested too deep")
             return
         self._commit()
+
+    def _straight(self, shape: Shape, record: dict[str, Any]) -> bool:
+        """A record with nothing nested goes to the batch as it is; False when it is not such a one."""
+        plan = shape.plan(record)
+        if plan.nested:
+            return False
+        row = shape.row(plan, record, {})
+        shape.omit(row, _NOTHING_GIVEN)
+        key = shape.key(row)
+        version = self._version(shape, plan_value(shape, record, {}))
+        self._ordinal += 1
+        if plan.unknown or shape.has_paths:
+            self._notice(shape, plan.unknown, record)
+        if self._by_id:
+            self.keys.add(key)
+        rank = (version, self._page.stamp, self._ordinal)
+        self._batch.add(shape.table.name, shape.names, key, row, rank, self._asked, top=True)
+        return True
 
     def _top(self, shape: Shape, found: Found, index: int) -> None:
         record = found.value if isinstance(found.value, dict) else {}
@@ -410,6 +447,7 @@ class _Reading:
         )
 
 
+_NOTHING_GIVEN: frozenset[int] = frozenset()
 #: what a column holds that says nothing
 _UNSET = (None, ABSENT, False, 0, "")
 
@@ -453,7 +491,7 @@ def _key_column(shape: Shape, column: str, value: Any) -> Any:
         raise SetAside(f"{column}: expected an object or an id, not a list")
     if value is ABSENT or value is None:
         return value
-    return shape.converts[place](value)
+    return shape.convert(place, value)
 
 
 def find_records(path: Path, json: Any) -> Iterator[Found]:

@@ -28,7 +28,7 @@ class Loader:
         self._store = Store(catalog, engine, keys)
         self._decoders = {
             (source_name, name): Decoder(
-                source_name, name, stream, catalog, engine.dialect, only_mentioned(source.streams, catalog)
+                source_name, name, stream, catalog, engine, only_mentioned(source.streams, catalog)
             )
             for source_name, source in sources.items()
             for name, stream in source.streams.items()

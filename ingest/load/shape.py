@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-
 from ingest.catalog import Nested, Table, stored_defaults, version_number
+from ingest.engines.base import Engine
 from ingest.errors import SetAside
 from ingest.load.batch import ABSENT
-from ingest.load.convert import Convert, compile_python, compile_stored
+from ingest.load.convert import Convert, compile_python, compile_stored, refuse_null
 
 #: plans kept a table; more shapes than this is a server making keys up
 _PLANS = 500
@@ -26,10 +25,10 @@ ReadVersion = Callable[[Any], int]
 class Plan(NamedTuple):
     """Where to find what, in records with one set of keys."""
 
-    #: (place in the row, the record's key, conversion)
-    simple: tuple[tuple[int, str, Convert], ...]
-    #: (place in the row, path, conversion)
-    deep: tuple[tuple[int, tuple[str, ...], Convert], ...]
+    #: (place in the row, the record's key, conversion, whether null may be stated)
+    simple: tuple[tuple[int, str, Convert, bool], ...]
+    #: (place in the row, path)
+    deep: tuple[tuple[int, tuple[str, ...]], ...]
     nested: tuple[tuple[Nested, tuple[str, ...]], ...]
     #: keys that no column and no nested record takes
     unknown: tuple[str, ...]
@@ -39,17 +38,17 @@ class Shape:
     """How records become rows of one table."""
 
     def __init__(
-        self, table: Table, dialect: sa.Dialect, *, omits_null: bool, beside: Iterable[Table] = ()
+        self, table: Table, engine: Engine, *, omits_null: bool, beside: Iterable[Table] = ()
     ) -> None:
         #: `beside`: the tables that are made of the same records, and take other keys of them
         self.table = table
         self.names = table.names
         self.place = {name: index for index, name in enumerate(self.names)}
-        self.converts: tuple[Convert, ...] = tuple(
-            compile_stored(column, dialect) for column in table.columns
+        self._converts: tuple[Convert, ...] = tuple(
+            compile_stored(column, engine) for column in table.columns
         )
         self.key_places = tuple(self.place[name] for name in table.key)
-        self.fill = stored_defaults(table, dialect)
+        self.fill = stored_defaults(table, engine.dialect)
         self._omitted = [
             self._omits(column.name, column.nullable) if omits_null else ABSENT for column in table.columns
         ]
@@ -77,15 +76,29 @@ class Shape:
     def row(self, plan: Plan, record: Mapping[str, Any], given: Mapping[int, Any]) -> list[Any]:
         """The record's values in the table's order, ABSENT where it states nothing."""
         row = self._template.copy()
-        for place, key, convert in plan.simple:
-            row[place] = convert(record[key])
-        for place, path, convert in plan.deep:
+        for place, key, convert, nullable in plan.simple:
+            value = record[key]
+            if value is not None:
+                row[place] = convert(value)
+            elif nullable:
+                row[place] = None
+            else:
+                raise refuse_null(self.table.columns[place])
+        for place, path in plan.deep:
             value = dig(record, path)
             if value is not ABSENT:
-                row[place] = convert(value)
+                row[place] = self.convert(place, value)
         for place, value in given.items():
-            row[place] = self.converts[place](value)
+            row[place] = self.convert(place, value)
         return row
+
+    def convert(self, place: int, value: Any) -> Any:
+        """A JSON value in stored form; SetAside when the column cannot hold it."""
+        if value is not None:
+            return self._converts[place](value)
+        if not self.table.columns[place].nullable:
+            raise refuse_null(self.table.columns[place])
+        return None
 
     def omit(self, row: list[Any], given: frozenset[int]) -> None:
         """Where absent keys state null, fill them in; what the stream sets itself is never guessed."""
@@ -93,6 +106,11 @@ class Shape:
             for place, value in enumerate(row):
                 if value is ABSENT and place not in given:
                     row[place] = self._omitted[place]
+
+    @property
+    def has_paths(self) -> bool:
+        """True when columns are taken from inside objects."""
+        return bool(self._under)
 
     def key(self, row: list[Any]) -> tuple[Any, ...]:
         """The row's primary key; SetAside when the record does not state it."""
@@ -113,16 +131,16 @@ class Shape:
 
     def _compile(self, keys: tuple[str, ...]) -> Plan:
         there = set(keys)
-        simple: list[tuple[int, str, Convert]] = []
-        deep: list[tuple[int, tuple[str, ...], Convert]] = []
+        simple: list[tuple[int, str, Convert, bool]] = []
+        deep: list[tuple[int, tuple[str, ...]]] = []
         for place, column in enumerate(self.table.columns):
             path = next((path for path in column.paths if path[0] in there), None)
             if path is None:
                 continue
             if len(path) == 1:
-                simple.append((place, path[0], self.converts[place]))
+                simple.append((place, path[0], self._converts[place], column.nullable))
             else:
-                deep.append((place, path, self.converts[place]))
+                deep.append((place, path))
         nested = []
         for one in self.table.nested:
             path = next((path for path in one.paths if path[0] in there), None)

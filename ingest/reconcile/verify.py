@@ -137,7 +137,7 @@ def counted(
 ) -> dict[str, int]:
     """How many rows there are of every value."""
     rows = connection.execute(sa.select(column, sa.func.count()).where(*where).group_by(column))
-    return dict(rows.tuples().all())
+    return {value: count for value, count in rows}  # noqa: C416 (rows are no pairs to a type checker)
 
 
 _COUNTS = ("pages", "quarantined", "records", "written", "kept", "rejected")

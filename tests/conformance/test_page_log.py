@@ -18,6 +18,10 @@ from ingest.staging import PageLog, SqlitePageLog
 from ingest.types import GENERATION, Child, Covered, Envelope, Page, Request, Walk, canonical
 
 
+#: seconds; only a hang reaches it
+PATIENCE = 60
+
+
 class Logs(Protocol):
     """One stored log: opened as often as a test likes, and looked at from outside."""
 
@@ -332,7 +336,7 @@ async def test_a_closed_log_says_so_and_may_be_closed_again(logs: Logs) -> None:
     await log.close()
     for attempt in (append(log, b"x"), log.read(), log.head("a", "b", "c"), log.save_fold("a", 0, b"")):
         with pytest.raises(Stop, match="closed"):
-            await attempt
+            await asyncio.wait_for(attempt, PATIENCE)
 
 
 async def test_a_second_writer_is_refused_and_told_who_writes(logs: Logs, log: PageLog) -> None:

@@ -85,7 +85,8 @@ class MemoryLog:
         return [
             envelope
             for _, _, envelope, _ in self.pages
-            if envelope.stream == stream and all(getattr(envelope, key) == value for key, value in where.items())
+            if envelope.stream == stream
+            and all(getattr(envelope, key) == value for key, value in where.items())
         ]
 
     def ids(self, stream: str, path: str = "data") -> Counter[Any]:
@@ -153,7 +154,7 @@ class Lab:
         self.log.kill_after = kill_after
         self.fetcher = Fetcher(
             self.source,
-            self.log,  # type: ignore[arg-type]
+            self.log,
             self.client,
             run=f"run{self.runs}",
             clock=FrozenClock(),
@@ -196,7 +197,9 @@ class Lab:
 
 
 def _shown(request: Request) -> str:
-    return request.path + ("?" + "&".join(f"{key}={value}" for key, value in request.query) if request.query else "")
+    return request.path + (
+        "?" + "&".join(f"{key}={value}" for key, value in request.query) if request.query else ""
+    )
 
 
 def at(seconds: int) -> str:

@@ -20,7 +20,17 @@ from ingest import __version__
 from ingest.cli.main import main
 from ingest.config import Config
 from ingest.errors import AuthFailed, ConfigError, GiveUp, LockHeld, NotProven, UsageError
-from ingest.report import Certificate, DeadLetter, FetchReport, Gap, MissingParent, Observer, TableReport
+from ingest.report import (
+    Certificate,
+    DeadLetter,
+    FetchReport,
+    Gap,
+    MissingParent,
+    Observer,
+    Preview,
+    Status,
+    TableReport,
+)
 from ingest.types import LoadCounts
 
 ROOT = Path(__file__).parent.parent.parent
@@ -202,19 +212,34 @@ def test_migrations_are_listed(job: Job, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "nothing to do\n"
 
 
-def test_any_struct_can_be_shown_as_status_or_preview(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    known = msgspec.defstruct("Known", [("database", str), ("pending", int), ("last", Any), ("rows", Any)])
-    rows = {"users": [{"id": 1, "name": "Ann"}, {"id": 2, "room": None}], "rooms": []}
-    job.answers["status"] = known("sqlite:///m.db", 4200, CERTIFICATE, rows)
+def test_what_is_known_is_asked_without_writing(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    job.answers["status"] = Status(
+        database="m.db",
+        log="m.db.pages",
+        log_id="ab",
+        top_stamp=1,
+        loaded_pages=1,
+        holder=None,
+        since=None,
+        window=None,
+        last=[CERTIFICATE],
+        rows={"users": 2},
+        dead_letters=0,
+        unmapped=[],
+    )
     assert main(["status"]) == 0
-    out = capsys.readouterr().out
-    assert out.splitlines()[:2] == ["database  sqlite:///m.db", "pending   4,200"]
-    assert [text for text in ("last  certified: ", "users (2)", "Ann", "rooms") if text not in out] == []
+    assert "last run          certified: " in capsys.readouterr().out
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(msgspec.json.encode(job.answers["status"]))
+    assert (job.asked, job.opened["write"]) == ([("status",)] * 2, False)
 
-    job.answers["preview"] = job.answers["status"]
+
+def test_a_page_is_previewed_without_writing(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Preview(request="GET /a", records=0, tables=(), unmapped=("colour",), rejected=())
+    job.answers["preview"] = page
     assert main(["preview", "chat", "a"]) == 0
-    assert capsys.readouterr().out == out
-    assert job.asked[-1] == ("preview", "chat", "a")
+    assert capsys.readouterr().out == "asked    GET /a\nrecords  0\n\nunmapped  colour\n"
+    assert (job.asked, job.opened["write"]) == ([("preview", "chat", "a")], False)
 
 
 @pytest.mark.parametrize(

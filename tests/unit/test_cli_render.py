@@ -10,7 +10,17 @@ import msgspec
 import pytest
 
 from ingest.cli import render
-from ingest.report import Certificate, DerivedProof, Failure, FetchReport, ReferenceProof, TableReport
+from ingest.report import (
+    Certificate,
+    DerivedProof,
+    Failure,
+    FetchReport,
+    Preview,
+    PreviewTable,
+    ReferenceProof,
+    Status,
+    TableReport,
+)
 from ingest.types import LoadCounts
 
 GOOD = Certificate(
@@ -174,13 +184,69 @@ def test_text_from_upstream_is_shown_and_not_obeyed(value: Any, text: str) -> No
     assert drawn(render.table, [{"value": value}]).splitlines()[1].rstrip() == text.rstrip()
 
 
-def test_a_struct_is_shown_by_name_and_its_records_as_a_table() -> None:
-    inner = msgspec.defstruct("Inner", [("table", str), ("rows", int)])
-    outer = msgspec.defstruct(
-        "Outer", [("url", str), ("lock", Any), ("tables", Any), ("keys", Any), ("last", Any)]
+STATUS = Status(
+    database="/srv/m.db",
+    log="/srv/m.db.pages",
+    log_id="ab12",
+    top_stamp=9,
+    loaded_pages=7,
+    pending_pages=1,
+    pending_records=40,
+    holder="host:7",
+    since="2026-03-01",
+    window="run 01a is loading",
+    last=[GOOD],
+    rows={"rooms": 3, "users": 1200},
+    dead_letters=2,
+    unmapped=["chat.rooms: colour"],
+)
+
+
+def test_the_status_says_what_is_pending_and_open() -> None:
+    lines = [line.rstrip() for line in drawn(render.status, STATUS).splitlines()]
+    assert lines == [
+        "database          /srv/m.db",
+        "page log          /srv/m.db.pages (ab12, 7 pages loaded)",
+        "pending           1 page, 40 records",
+        "lock              held by host:7 since 2026-03-01",
+        "integrity window  OPEN: run 01a is loading",
+        "dead letters      2",
+        "unmapped          chat.rooms: colour",
+        f"last run          {render.verdict(GOOD)}",
+        "",
+        "table   rows",
+        "rooms      3",
+        "users  1,200",
+    ]
+
+
+def test_a_mirror_at_rest_says_so() -> None:
+    text = drawn(
+        render.status, msgspec.structs.replace(STATUS, holder=None, window=None, last=[], unmapped=[])
     )
-    value = outer("m.db", None, [inner("users", 1), inner("rooms", 22)], ("a", "b"), GOOD)
-    lines = [line.rstrip() for line in drawn(render.anything, value).splitlines()]
-    assert lines[:2] == ["url   m.db", "lock  -"]
-    assert lines[3:7] == ["tables (2)", "table  rows", "users     1", "rooms    22"]
-    assert lines[7].startswith("last  certified: ")
+    assert "lock              free" in text
+    assert "integrity window  closed" in text
+    assert "last run" not in text
+
+
+def test_a_preview_shows_the_first_rows_side_by_side_and_what_is_left_over() -> None:
+    rows: list[dict[str, Any]] = [{"id": number, "text": "x" * 100, "at": None} for number in range(1, 6)]
+    page = Preview(
+        request="GET /messages",
+        records=5,
+        tables=(
+            PreviewTable(table="messages", rows=tuple(rows)),
+            PreviewTable(table="users", rows=({"id": 7},)),
+        ),
+        unmapped=("fyp.flags",),
+        rejected=("no id",),
+    )
+    lines = [line.rstrip() for line in drawn(render.preview, page).splitlines()]
+    assert lines[:2] == ["asked    GET /messages", "records  5"]
+    assert lines[3] == "messages: 5 rows"
+    assert lines[4].split() == ["column", "row", "1", "row", "2", "row", "3"]
+    assert lines[5].split() == ["id", "1", "2", "3"]
+    assert lines[6].split() == ["text", *["x" * 29 + "..."] * 3]
+    assert lines[7].split() == ["at", "-", "-", "-"]
+    assert lines[9:12] == ["users: 1 row", "column  row 1", "id      7"]
+    assert lines[-2:] == ["unmapped  fyp.flags", "rejected  no id"]

@@ -53,9 +53,7 @@ NOON = "2024-01-01T12:00:00.000000Z"
         ("0001-01-01T00:00:00Z", None, "", "0001-01-01T00:00:00.000000Z"),
     ],
 )
-def test_a_key_has_one_text_however_the_server_writes_it(
-    value: Any, unit: Any, name: str, text: str
-) -> None:
+def test_a_key_has_one_text_however_the_server_writes_it(value: Any, unit: Any, name: str, text: str) -> None:
     key = coverage_key(value, unit=unit, name=name)
     assert key is not None
     assert key.text == text
@@ -70,10 +68,19 @@ def test_what_cannot_be_compared_is_no_key(value: Any) -> None:
 def test_numbers_compare_as_numbers_and_before_times_and_those_before_text() -> None:
     texts = ["9", "10", "10.5", "123456789012345678901", "2023-12-31", "2024-01-01T00:00:00Z", "a9", "b10"]
     assert sorted(reversed(texts), key=CoverageKey.parse) == texts
-    assert (lowest("10", None, "9"), highest("10", None, "9"), lowest(None), highest()) == ("9", "10", None, None)
+    assert (lowest("10", None, "9"), highest("10", None, "9"), lowest(None), highest()) == (
+        "9",
+        "10",
+        None,
+        None,
+    )
 
 
-@given(st.lists(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()), max_size=8))
+@given(
+    st.lists(
+        st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()), max_size=8
+    )
+)
 def test_the_order_is_total_and_survives_being_stored(values: list[Any]) -> None:
     keys = [key for value in values if (key := coverage_key(value)) is not None]
     stored = [CoverageKey.parse(key.text) for key in keys]
@@ -178,7 +185,13 @@ class Model:
         self.walks += 1
         walk = Walk(id=str(self.walks), kind="head")
         solid = self.ground[: lost_from(self.ground, self.hash)]
-        self._go(Stretch(walk, self.hash, "r", self.walks, 0), 0, floor(solid[-1] if solid else None, 0), pages, size)
+        self._go(
+            Stretch(walk, self.hash, "r", self.walks, 0),
+            0,
+            floor(solid[-1] if solid else None, 0),
+            pages,
+            size,
+        )
 
     def resume(self, index: int, pages: int, size: int) -> None:
         """Go on with the walk whose stretch stands at `index`, if a cursor fills its hole."""

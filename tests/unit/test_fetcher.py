@@ -59,9 +59,7 @@ async def test_news_cost_their_pages_and_one_that_meets_known_ground() -> None:
     upstream.write(4)
     await lab.whole()
     assert lab.paths == ["/messages", "/messages?cursor=after-m12"]
-    assert lab.log.staged("messages")[-1].covered == Covered(
-        low="2024-01-01T00:15:00.000000Z", high="2024-01-01T00:18:20.000000Z", seam=1
-    ).__class__(low=_time(900), high=_time(1100), seam=1)
+    assert lab.log.staged("messages")[-1].covered == Covered(low=_time(900), high=_time(1100), seam=1)
 
 
 def _time(seconds: int) -> str:
@@ -109,7 +107,8 @@ async def test_a_tail_goes_on_from_its_last_cursor() -> None:
         return {"data": [{"id": id} for id in some], "next": str(start + len(some))}
 
     lab = Lab(
-        {"events": {"path": "/events", "paginate": {**PAGING["cursor"], "param": "since", "tail": True}}}, serve
+        {"events": {"path": "/events", "paginate": {**PAGING["cursor"], "param": "since", "tail": True}}},
+        serve,
     )
     await lab.whole()
     assert lab.paths == ["/events", "/events?since=2", "/events?since=3"]
@@ -121,9 +120,10 @@ async def test_a_tail_goes_on_from_its_last_cursor() -> None:
 
 
 async def test_a_listing_without_order_is_read_whole_each_time() -> None:
-    lab = Lab({"things": {"path": "/things", "paginate": PAGING["page"]}}, lambda _, query: page_of(
-        [{"id": id} for id in range(5)], query, paging="page", limit=2
-    ))
+    lab = Lab(
+        {"things": {"path": "/things", "paginate": PAGING["page"]}},
+        lambda _, query: page_of([{"id": id} for id in range(5)], query, paging="page", limit=2),
+    )
     for _ in range(2):
         report = await lab.whole()
         assert lab.paths == ["/things?page=1", "/things?page=2", "/things?page=3"]
@@ -385,7 +385,8 @@ async def test_a_tail_whose_cursor_expired_begins_anew() -> None:
         return {"data": [{"id": "a"}] if since == "0" else [], "next": "9"}
 
     lab = Lab(
-        {"events": {"path": "/events", "paginate": {**PAGING["cursor"], "param": "since", "tail": True}}}, serve
+        {"events": {"path": "/events", "paginate": {**PAGING["cursor"], "param": "since", "tail": True}}},
+        serve,
     )
     await lab.whole()
     expired.add("9")
@@ -406,15 +407,14 @@ async def test_what_the_server_refuses_to_serve_is_remembered_and_not_asked_for_
     assert "status 400 to a cursor" in report.failures[0].cause
     (gap,) = lab.fetcher.gaps()
     assert (gap.low, gap.high, gap.reason) == (None, _time(500), "the server refuses to go on from there")
-    upstream.write(2)
+    upstream.write(1)
     await lab.whole()
     assert lab.paths == ["/messages"]
     assert lab.fetcher.gaps() == [gap]
-    # asked to, we try again, first from the cursor and then from the top
+    # asked to, we try again
+    upstream.refused = {}
     report = await lab.begin().backfill()
-    assert lab.paths == ["/messages?cursor=after-m5", "/messages", "/messages?cursor=after-m10"] + [
-        "/messages?cursor=after-m7", "/messages?cursor=after-m4", "/messages?cursor=after-m1"
-    ]
+    assert lab.paths == [f"/messages?cursor=after-m{seq}" for seq in (5, 2)]
     assert report.failures == ()
     assert lab.fetcher.gaps() == []
 
@@ -431,7 +431,7 @@ async def test_a_ring_of_cursors_is_an_error_and_no_loop() -> None:
     assert lab.paths == ["/things", "/things?cursor=a", "/things?cursor=b", "/things?cursor=c"]
     assert lab.repeated() == []
     # a run that goes on in the ring finds it too
-    assert (await lab.sync()).failures  # type: ignore[union-attr]
+    assert (await lab.sync()).failures
     assert len(lab.paths) <= 4
 
 
@@ -547,7 +547,7 @@ async def test_a_page_says_what_had_been_staged_when_it_was_asked_for() -> None:
 async def test_partitions_run_side_by_side_within_the_stated_number() -> None:
     upstream = Rooms(**{f"r{number}": 1 for number in range(6)})
     lab = Lab(ROOMS, upstream, concurrency=3)
-    running, most, passed = 0, 0, asyncio.Event()
+    running, most = 0, 0
 
     async def gate() -> None:
         nonlocal running, most
@@ -559,7 +559,6 @@ async def test_partitions_run_side_by_side_within_the_stated_number() -> None:
 
     await lab.begin(gate=gate).sync()
     assert most == 3
-    assert not passed.is_set()
 
 
 async def test_a_long_listing_vouches_only_for_what_was_there_when_it_began() -> None:
@@ -572,15 +571,17 @@ async def test_a_long_listing_vouches_only_for_what_was_there_when_it_began() ->
         answer = page_of(records, query, paging="page", limit=3)
         if query["page"] == "1":
             # while the second page is under way, m1 changes, and then m6 does
-            upstream.records[0]["created_at"] = at(5000)
-            upstream.records[-1]["created_at"] = at(4000)
+            upstream.records = [
+                {**one, "created_at": {"m1": at(4000), "m6": at(5000)}.get(one["id"], one["created_at"])}
+                for one in upstream.records
+            ]
         return 200, answer, {"Date": "Mon, 01 Jan 2024 00:20:00 GMT"}
 
     lab = Lab({"messages": stream}, serve)
     await lab.whole()
-    upstream.records[0]["created_at"] = at(5000)
+    assert lab.log.staged("messages")[1].covered == Covered(low=_time(400), high=_time(1200))
     await lab.whole()
-    assert "since=2024-01-01T00:20:00Z" in lab.paths[0]
+    assert lab.paths[0] == "/messages?since=2024-01-01T00:20:00Z&page=1"
 
 
 # -- backfill ------------------------------------------------------------------------------------------
@@ -606,7 +607,11 @@ async def test_a_killed_backfill_goes_on_where_it_was_with_every_partition() -> 
         await lab.begin(kill_at=3).backfill(["messages"], since="2024-01-01")
     assert len(lab.paths) == 3
     await lab.begin().backfill(["messages"], since="2024-01-01")
-    assert lab.paths == ["/rooms/b/messages?cursor=after-m4", "/rooms/c/messages", "/rooms/c/messages?cursor=after-m4"]
+    assert lab.paths == [
+        "/rooms/b/messages?cursor=after-m4",
+        "/rooms/c/messages",
+        "/rooms/c/messages?cursor=after-m4",
+    ]
     # finished, the same command is a new one
     await lab.begin().backfill(["messages"], since="2024-01-01")
     assert len(lab.paths) == 6
@@ -627,11 +632,13 @@ async def test_a_bounded_backfill_digs_no_deeper_than_asked() -> None:
     lab = Lab({"messages": MESSAGES}, upstream)
     await lab.sync(kill_at=1)
     await lab.begin().backfill(since="2024-01-01T00:41:00Z")
-    assert lab.paths == ["/messages?cursor=after-m28"] + ["/messages", "/messages?cursor=after-m28"] + [
-        "/messages?cursor=after-m25"
-    ][:0]
+    assert lab.paths == ["/messages?cursor=after-m28", "/messages?cursor=after-m25"]
     (gap,) = lab.fetcher.gaps()
-    assert gap.high == _time(2500)
+    assert gap.high == _time(2200)
+    # nothing is missing in that range any more: it is read again
+    await lab.begin().backfill(since="2024-01-01T00:41:00Z")
+    assert lab.paths == ["/messages", "/messages?cursor=after-m28", "/messages?cursor=after-m25"]
+    assert lab.fetcher.gaps() == [gap]
 
 
 async def test_bounds_must_be_keys() -> None:
@@ -751,7 +758,9 @@ async def test_a_history_that_may_not_be_read_is_a_gap_and_no_error() -> None:
 
 USERS = {
     "users": {"by_id": {"path": "/users", "param": "ids", "batch": 2, "records": "data"}},
-    "event": {"by_id": {"path": "/rooms/{referrer.room}/event/{id}", "set": {"room": "$partition.referrer.room"}}},
+    "event": {
+        "by_id": {"path": "/rooms/{referrer.room}/event/{id}", "set": {"room": "$partition.referrer.room"}}
+    },
 }
 
 
@@ -778,7 +787,9 @@ async def test_records_are_asked_for_by_id_in_as_few_requests_as_the_api_allows(
 
 async def test_values_of_the_referring_row_are_part_of_what_is_asked_for() -> None:
     lab = Lab(USERS, lambda *_: {"id": "e"})
-    report = await lab.begin().by_id([wanted("event", "r1", "e", room="r1", other="x"), wanted("event", "e2")])
+    report = await lab.begin().by_id(
+        [wanted("event", "r1", "e", room="r1", other="x"), wanted("event", "e2")]
+    )
     assert lab.paths == ["/rooms/r1/event/e"]
     assert [page.partition for page in lab.log.staged("event")] == [
         '{"by_id":[["r1","e"]],"referrer.room":"r1"}'

@@ -17,7 +17,10 @@ LATE = 50
 
 #: kinds of streams, with the value by which the server sorts, newest first
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "down to a time": ("created_at", {"order": "newest-first", "key": "created_at", "changes": "append-only"}),
+    "down to a time": (
+        "created_at",
+        {"order": "newest-first", "key": "created_at", "changes": "append-only"},
+    ),
     "down to a number": ("seq", {"order": "newest-first", "key": "seq", "changes": "append-only"}),
     "down to an id": ("seq", {"order": "newest-first", "changes": "append-only"}),
     "since a time": ("created_at", {"since": {"param": "since", "key": "created_at", "strict": True}}),

@@ -61,7 +61,11 @@ class Chat:
         for room in {name for number, name in self.events if number > since}:
             news = [number for number, name in self.events if name == room and number > since]
             events = [{"id": number} for number in news[-self.shown :]]
-            rooms[room] = {"events": events, "limited": len(news) > self.shown, "before": f"t{events[0]['id']}"}
+            rooms[room] = {
+                "events": events,
+                "limited": len(news) > self.shown,
+                "before": f"t{events[0]['id']}",
+            }
         return {"next": f"s{len(self.events)}", "rooms": rooms}
 
 
@@ -120,7 +124,9 @@ async def test_a_tail_and_the_histories_it_opens_have_every_event_in_the_servers
     limit=st.integers(1, 4),
     plan=st.lists(st.one_of(st.tuples(st.just("insert"), st.integers(1, 9)), syncs), max_size=14),
 )
-async def test_a_newest_first_listing_has_every_record_in_the_servers_order(limit: int, plan: list[Any]) -> None:
+async def test_a_newest_first_listing_has_every_record_in_the_servers_order(
+    limit: int, plan: list[Any]
+) -> None:
     records: list[dict[str, Any]] = []
     lab = Lab(
         {"things": {"path": "/things", "order": "newest-first", "paginate": PAGING["cursor"]}},

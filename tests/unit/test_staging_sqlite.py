@@ -56,6 +56,12 @@ async def append(log: SqlitePageLog, body: bytes, *, partition: str = "{}", afte
     return await log.append(envelope, body, after=after)
 
 
+async def opened(path: Path, *, readonly: bool = False) -> None:
+    """Open and close: what should have been refused must not be left open, or the tests hang at exit."""
+    async with await SqlitePageLog.open(path, readonly=readonly):
+        pass
+
+
 async def filled(path: Path, *, pages: int, size: int = 3000) -> None:
     async with await SqlitePageLog.open(path) as log:
         await asyncio.gather(*(append(log, noise(size, n), partition=str(n)) for n in range(pages)))
@@ -98,7 +104,7 @@ async def test_one_file_under_two_names_is_one_log(path: Path, log: SqlitePageLo
     link = path.with_name("link")
     link.symlink_to(path)
     with pytest.raises(StagingConflict):
-        await SqlitePageLog.open(link)
+        await opened(link)
     assert log.path == path
 
 
@@ -110,7 +116,7 @@ async def test_a_draft_that_was_interrupted_is_made_anew(path: Path) -> None:
 
 async def test_a_reader_does_not_make_a_log(path: Path) -> None:
     with pytest.raises(UsageError, match="no page log"):
-        await SqlitePageLog.open(path, readonly=True)
+        await opened(path, readonly=True)
     assert list(path.parent.iterdir()) == []
 
 
@@ -135,7 +141,7 @@ async def test_a_file_that_is_no_page_log_is_refused_and_left_alone(
     make(path)
     before = path.read_bytes()
     with pytest.raises(UsageError, match="not a page log") as caught:
-        await SqlitePageLog.open(path, readonly=readonly)
+        await opened(path, readonly=readonly)
     assert caught.value.hint
     assert path.read_bytes() == before
 
@@ -143,13 +149,13 @@ async def test_a_file_that_is_no_page_log_is_refused_and_left_alone(
 async def test_a_folder_is_refused(path: Path) -> None:
     path.mkdir()
     with pytest.raises(UsageError, match="not a file"):
-        await SqlitePageLog.open(path)
+        await opened(path)
 
 
 async def test_a_file_where_a_folder_should_be_is_told(path: Path) -> None:
     path.write_text("")
     with pytest.raises(Stop, match="cannot be opened"):
-        await SqlitePageLog.open(path / "log")
+        await opened(path / "log")
 
 
 async def test_a_newer_format_is_refused(path: Path) -> None:
@@ -157,7 +163,7 @@ async def test_a_newer_format_is_refused(path: Path) -> None:
     with shell(path) as connection:
         connection.execute("UPDATE log SET format = 2")
     with pytest.raises(UsageError, match="format 2") as caught:
-        await SqlitePageLog.open(path)
+        await opened(path)
     assert caught.value.hint == "upgrade ingest"
 
 
@@ -170,7 +176,7 @@ async def test_a_truncated_file_is_refused(path: Path, share: float, readonly: b
     await filled(path, pages=40)
     os.truncate(path, int(path.stat().st_size * share))
     with pytest.raises((Stop, UsageError), match=r"page log") as caught:
-        await SqlitePageLog.open(path, readonly=readonly)
+        await opened(path, readonly=readonly)
     assert caught.value.hint
 
 
@@ -178,6 +184,24 @@ async def examined(path: Path) -> None:
     async with await SqlitePageLog.open(path) as log:
         await log.quick_check()
         await log.read()
+
+
+async def test_an_empty_file_is_a_damaged_log_and_not_a_new_one(path: Path) -> None:
+    path.touch()
+    with pytest.raises(Stop, match="is empty"):
+        await opened(path)
+    assert path.read_bytes() == b""
+
+
+def damage_block(path: Path, table: str) -> None:
+    """Overwrite the block that a table begins with."""
+    with shell(path) as connection:
+        (block,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)
+        ).fetchone()
+    with path.open("r+b") as file:
+        file.seek((block - 1) * 4096)
+        file.write(noise(4096, 1))
 
 
 @pytest.mark.parametrize("part", range(16))
@@ -209,7 +233,7 @@ async def test_a_log_without_its_tables_is_refused(path: Path, table: str) -> No
     with shell(path) as connection:
         connection.execute(f"DROP TABLE {table}")
     with pytest.raises(Stop, match="lost"):
-        await SqlitePageLog.open(path)
+        await opened(path)
 
 
 async def test_a_log_without_its_identity_is_refused(path: Path) -> None:
@@ -217,13 +241,13 @@ async def test_a_log_without_its_identity_is_refused(path: Path) -> None:
     with shell(path) as connection:
         connection.execute("DELETE FROM log")
     with pytest.raises(Stop, match="identity"):
-        await SqlitePageLog.open(path)
+        await opened(path)
 
 
 async def test_a_write_ahead_log_without_its_file_is_not_swallowed(path: Path) -> None:
     sibling(path, "-wal").write_bytes(b"pages of a log that was moved away")
     with pytest.raises(Stop, match="not the log itself"):
-        await SqlitePageLog.open(path)
+        await opened(path)
     sibling(path, "-wal").write_bytes(b"")
     await filled(path, pages=1)
 
@@ -395,7 +419,7 @@ async def test_a_writer_in_another_process_is_named_and_its_lock_ends_with_it(pa
     with child(path, HOLDING) as process:
         (stamp,) = lines(process, 1)
         with pytest.raises(StagingConflict, match=f"process {process.pid} on ") as caught:
-            await SqlitePageLog.open(path)
+            await opened(path)
         assert caught.value.hint
         async with await SqlitePageLog.open(path, readonly=True) as reader:
             assert [page.stamp for page in await reader.read()] == [int(stamp)]
@@ -479,7 +503,14 @@ def test_a_process_that_used_a_log_ends_by_itself(path: Path, program: str, stat
 
 
 @pytest.mark.parametrize(
-    ("damage", "outcome"), [("strange", "UsageError"), ("cut", "Stop"), ("held", "StagingConflict")]
+    ("damage", "outcome"),
+    [
+        ("strange", "UsageError"),
+        ("cut", "Stop"),
+        ("pages", "Stop"),
+        ("no heads", "Stop"),
+        ("held", "StagingConflict"),
+    ],
 )
 async def test_a_process_that_was_refused_a_log_ends_by_itself(path: Path, damage: str, outcome: str) -> None:
     await filled(path, pages=4)
@@ -487,20 +518,29 @@ async def test_a_process_that_was_refused_a_log_ends_by_itself(path: Path, damag
         path.write_text("buy milk")
     if damage == "cut":
         os.truncate(path, path.stat().st_size - 1)
+    if damage == "no heads":  # so that a connection fails while it is prepared
+        with shell(path) as connection:
+            connection.execute("DROP TABLE head")
+    if damage in ("pages", "no heads"):
+        damage_block(path, "page")
     async with await SqlitePageLog.open(path) if damage == "held" else nullcontext():
         with child(path, REFUSED) as process:
             assert process.wait(PATIENCE) == 0
             assert lines(process, 1) == [outcome]
 
 
-async def test_a_cancelled_close_still_lets_go_of_the_log(path: Path) -> None:
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 8])
+async def test_a_cancelled_close_still_lets_go_of_the_log_and_of_who_waits(path: Path, steps: int) -> None:
     log = await SqlitePageLog.open(path)
-    appends = [asyncio.create_task(append(log, b"x", partition=str(n))) for n in range(20)]
-    closing_task = asyncio.create_task(log.close())
+    appends = [asyncio.create_task(append(log, b"x", partition=str(n))) for n in range(600)]
     await asyncio.sleep(0)
+    closing_task = asyncio.create_task(log.close())
+    for _ in range(steps):
+        await asyncio.sleep(0)
     closing_task.cancel()
     await asyncio.gather(closing_task, return_exceptions=True)
-    outcomes = await asyncio.gather(*appends, return_exceptions=True)
+    async with asyncio.timeout(PATIENCE):
+        outcomes = await asyncio.gather(*appends, return_exceptions=True)
     async with await SqlitePageLog.open(path) as again:
         stored = {page.stamp for page in await again.read()}
         assert {outcome for outcome in outcomes if isinstance(outcome, int)} <= stored

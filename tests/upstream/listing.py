@@ -12,7 +12,7 @@ from ingest.paths import Path
 from ingest.source import Source, Stream
 from ingest.types import Json, Key
 from tests.upstream.api import Api
-from tests.upstream.models import Row
+from tests.upstream.models import Reference, Row
 
 #: the order of a stream that declares none; the other two go by arrival
 Order = Literal["shuffled", "newest-first", "oldest-first"]
@@ -171,7 +171,7 @@ class Listings:
             )
             return self._where(name, child, columns, self._value).get(wanted, [])
         between = [
-            (ours.pairs, theirs.pairs)
+            (ours, theirs)
             for other in self.models.tables
             for ours in self.models.references(other)
             for theirs in self.models.references(other)
@@ -185,19 +185,14 @@ class Listings:
             )
         return self._between(name, child, parent, *between[0])
 
-    def _between(
-        self,
-        name: str,
-        child: str,
-        parent: Row,
-        ours: tuple[tuple[str, str], ...],
-        theirs: tuple[tuple[str, str], ...],
-    ) -> list[Row]:
-        table = next(t for t in self.models.tables for r in self.models.references(t) if r.pairs is ours)
-        wanted = tuple(parent[target] for _, target in ours)
-        index = self._where(name, child, tuple(target for _, target in theirs), self._value)
-        links = self.truth.matching(table, tuple(column for column, _ in ours), wanted)
-        return [row for link in links for row in index.get(tuple(link[column] for column, _ in theirs), [])]
+    def _between(self, name: str, child: str, parent: Row, ours: Reference, theirs: Reference) -> list[Row]:
+        """The rows to which an association leads from a parent."""
+        index = self._where(name, child, theirs.target_columns, self._value)
+        wanted = tuple(parent[column] for column in ours.target_columns)
+        links = self.truth.matching(ours.table, ours.columns, wanted)
+        return [
+            row for link in links for row in index.get(tuple(link[column] for column in theirs.columns), [])
+        ]
 
     def _where(
         self, name: str, table: str, columns: tuple[str, ...], read: Callable[[str, str, Row], Any]

@@ -61,6 +61,10 @@ class Seen:
         return next((value for known, value in self.headers if known.lower() == name.lower()), None)
 
 
+class UpstreamBroken(AssertionError):
+    """The upstream itself failed: its source and its truth do not fit, or it has a bug."""
+
+
 class Upstream:
     """A server on 127.0.0.1 for as long as its context lasts."""
 
@@ -97,6 +101,7 @@ class Upstream:
         self._before, self._now, self._sleep = before, now, sleep
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[Any]] = set()
+        self._broken: list[Exception] = []
         self._ordinal = 0
 
     # -- what a test says and asks -------------------------------------------------------------------------
@@ -163,6 +168,8 @@ class Upstream:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
+        if self._broken:
+            raise UpstreamBroken(str(self._broken[0])) from self._broken[0]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -176,6 +183,8 @@ class Upstream:
             pass  # the client went away, as clients do
         except asyncio.CancelledError:
             pass  # the server stops; streams would log a task that ends cancelled
+        except Exception as error:
+            self._broken.append(error)  # raised where the test can see it
         finally:
             self._connections.discard(task)
             writer.close()

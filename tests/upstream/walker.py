@@ -42,6 +42,7 @@ async def pages(
     asked: dict[str, Any] = {**stream.query, **params}
     if limit is not None and stream.paginate is not None:
         asked[stream.paginate.limit_param] = limit
+    asked = {name: value for name, value in asked.items() if value is not None}
     query: dict[str, Any] | None = asked
     seen = 0
     for _ in range(LONGEST):

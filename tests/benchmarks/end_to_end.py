@@ -1,0 +1,90 @@
+"""End-to-end messages a second, and the ratio to a bare executemany of the same rows in the same run.
+
+    python -m tests.benchmarks.end_to_end [MESSAGES] [PAGE]
+
+The floor is the standard library's sqlite3 into the same table, with the same primary key, the rows made
+beforehand and sorted, one transaction, the same synchronous level, no secondary index and no foreign key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import resource
+import sqlite3
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ingest.config import Config, read_config
+from ingest.pipeline import open_job
+from ingest.report import Certificate
+from tests.benchmarks.serve import served
+
+_CONFIG = """
+[database]
+url = "sqlite:///mirror.db"
+[sources.chat]
+models   = "tests.benchmarks.system"
+base_url = "{url}"
+limit    = {size}
+"""
+
+
+async def _sync(config: Config) -> Certificate:
+    async with open_job(config) as job:
+        return await job.sync()
+
+
+def _config(folder: Path, url: str, size: int) -> Config:
+    file = folder / "config.toml"
+    file.write_text(_CONFIG.format(url=url, size=size))
+    return read_config(file)
+
+
+def _floor(mirror: Path, folder: Path) -> float:
+    """Seconds that a bare executemany takes for the mirror's own messages."""
+    with sqlite3.connect(mirror) as source:
+        names = [row[1] for row in source.execute("PRAGMA table_info(messages)") if not row[1].startswith("ingest_")]
+        rows = source.execute(f"SELECT {', '.join(names)} FROM messages ORDER BY id").fetchall()
+        types = [row[2] for row in source.execute("PRAGMA table_info(messages)") if row[1] in names]
+    bare = sqlite3.connect(folder / "bare.db", isolation_level=None)
+    bare.execute("PRAGMA journal_mode=WAL")
+    bare.execute("PRAGMA synchronous=NORMAL")
+    columns = ", ".join(f"{name} {kind}" for name, kind in zip(names, types, strict=True))
+    bare.execute(f"CREATE TABLE messages ({columns}, PRIMARY KEY (id))")
+    began = time.perf_counter()
+    bare.execute("BEGIN")
+    bare.executemany(f"INSERT INTO messages VALUES ({', '.join('?' * len(names))})", rows)
+    bare.execute("COMMIT")
+    seconds = time.perf_counter() - began
+    bare.close()
+    return seconds
+
+
+def main(messages: int = 200_000, size: int = 1000) -> None:
+    """Run once and print the figures."""
+    with tempfile.TemporaryDirectory() as name, served(messages, size) as url:
+        folder = Path(name)
+        config = _config(folder, url, size)
+        began = time.perf_counter()
+        first = asyncio.run(_sync(config))
+        seconds = time.perf_counter() - began
+        began = time.perf_counter()
+        again = asyncio.run(_sync(config))
+        resync = time.perf_counter() - began
+        floor = _floor(folder / "mirror.db", folder)
+    assert first.exit == again.exit == 0, (first.remarks, again.remarks)
+    assert again.load.written == 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"{platform.python_implementation()} {platform.python_version()}, sqlite {sqlite3.sqlite_version}")
+    print(f"{messages:,} messages, {size:,} a page; WAL, synchronous=NORMAL, page log synchronous=FULL")
+    print(f"floor      {messages / floor:>10,.0f} messages/s  bare executemany")
+    print(f"sync       {messages / seconds:>10,.0f} messages/s  ratio {floor / seconds:.3f}  certificate {first.run}")
+    print(f"re-sync    {messages / resync:>10,.0f} messages/s  ratio {floor / resync:.3f}  0 rows written")
+    print(f"peak memory {peak} MB")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

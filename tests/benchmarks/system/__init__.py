@@ -1,0 +1,1 @@
+"""A chat with users, conversations and messages: what the benchmarks mirror."""

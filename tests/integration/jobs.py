@@ -1,0 +1,128 @@
+"""A job as a user would set it up: a package with models and source.toml, a config.toml beside it, an upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from ingest.config import Config, read_config
+from ingest.pipeline import open_job
+from ingest.report import Certificate
+from ingest.source import Source
+from tests.upstream import Truth, Upstream, example
+
+#: models.py of the example system: a copy, so that the mirror's models are not the upstream's objects
+EXAMPLE = Path(example.__file__).read_text().replace("default=0, info=count", 'default=0, server_default="0", info=count')
+
+
+class Clock:
+    """A clock that only sleeping moves, and that takes no time to sleep."""
+
+    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        self.start, self.slept = start, 0.0
+
+    def now(self) -> datetime:
+        return self.start + timedelta(seconds=self.slept)
+
+    def monotonic(self) -> float:
+        return self.slept
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept += max(0.0, seconds)
+        await asyncio.sleep(0)
+
+
+class Setup:
+    """A job's folder, and what stands in it."""
+
+    def __init__(
+        self, folder: Path, streams: Mapping[str, Any], *, models: str = EXAMPLE, package: str = "chat", **source: Any
+    ) -> None:
+        """`streams` and `source` are what source.toml states, `models` is the text of models.py."""
+        self.folder, self.name = folder, package
+        self.stated = {"streams": dict(streams), **source}
+        self.settings: dict[str, Any] = {}
+        self.tables: dict[str, Any] = {}
+        self.clock = Clock()
+        home = folder / package
+        home.mkdir(parents=True)
+        (home / "__init__.py").touch()
+        (home / "models.py").write_text(models)
+        (home / "source.toml").write_text(toml(self.stated))
+
+    @property
+    def source(self) -> Source:
+        """What the source.toml says."""
+        return msgspec.convert(self.stated, Source)
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "config.toml"
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "mirror.db"
+
+    def configure(self, base_url: str, *, source: Mapping[str, Any] | None = None, **tables: Any) -> Config:
+        """Write config.toml and read it as the command line does; `source` adds settings of the source."""
+        stated = {"models": self.name, "base_url": base_url, **self.settings, **(source or {})}
+        self.config_file.write_text(toml({"sources": {"api": stated}, **self.tables, **tables}))
+        return read_config(self.config_file)
+
+    async def sync(self, up: Upstream) -> Certificate:
+        """One run against the upstream."""
+        async with open_job(self.configure(up.base_url), clock=self.clock) as job:
+            return await job.sync()
+
+    def differences(self, truth: Truth, *, ignoring: Collection[str] = ()) -> list[str]:
+        """In what the mirror is not the truth."""
+        engine = sa.create_engine(f"sqlite:///{self.database}")
+        try:
+            with engine.connect() as connection:
+                return truth.differences(connection, ignoring=ignoring)
+        finally:
+            engine.dispose()
+
+    def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What the database answers, in stored form."""
+        engine = sa.create_engine(f"sqlite:///{self.database}")
+        try:
+            with engine.connect() as connection:
+                return [tuple(row) for row in connection.exec_driver_sql(query, values)]
+        finally:
+            engine.dispose()
+
+
+def toml(tables: Mapping[str, Any]) -> str:
+    """Nested mappings as TOML: tables of tables by name, everything below inline."""
+    lines = [f"{_key(key)} = {_inline(value)}" for key, value in tables.items() if not isinstance(value, dict)]
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            lines += _table((name,), table)
+    return "\n".join(lines) + "\n"
+
+
+def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> list[str]:
+    if table and len(path) == 1 and all(isinstance(value, dict) for value in table.values()):
+        return [line for name, inner in table.items() for line in _table((*path, name), inner)]
+    lines = [f"{_key(key)} = {_inline(value)}" for key, value in table.items() if value is not None]
+    return [f"[{'.'.join(map(_key, path))}]", *lines]
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(key)} = {_inline(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value)
+
+
+def _key(text: str) -> str:
+    return text if text.replace("_", "").replace("-", "").isalnum() and text.isascii() else json.dumps(text)
