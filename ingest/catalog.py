@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import ModuleType
@@ -20,7 +20,7 @@ from ingest.paths import Path
 
 OnDelete = Literal["CASCADE", "SET NULL", "SET DEFAULT", "RESTRICT", "NO ACTION"]
 #: `Column.default` of a column that has none
-NO_DEFAULT: Any = type("NoDefault", (), {"__repr__": lambda self: "NO_DEFAULT"})()
+NO_DEFAULT: Any = type("NoDefault", (), {"__repr__": lambda _: "NO_DEFAULT"})()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +103,8 @@ class Table:
     mirror: Mirror
     nested: tuple[Nested, ...] = ()
     entity: str | None = None
+    #: columns nobody states, and the constants that a new row has in them (python values)
+    born: dict[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,7 +146,7 @@ class Catalog:
         return self._following.get(child, ())
 
     def watched(self, name: str) -> list[tuple[tuple[str, ...], str]]:
-        """The columns of a table that parents watch: a pointer or counter follows them, or a stub lives by them."""
+        """The columns that parents watch: a pointer or counter follows them, or a stub lives by them."""
         watched = [(one.follows, one.table) for one in self.derived_from(name)]
         watched += [(one.columns, one.target) for one in self.references_of(name) if "stub" in one.policies]
         return list(dict.fromkeys(watched))
@@ -221,9 +223,28 @@ def _table(sql: sa.Table, mapper: Mapper[Any] | None) -> Table:
         mirror=mirror or Mirror(),
         nested=tuple(_nested(mapper)) if mapper else (),
         entity=mapper.class_.__name__ if mapper else None,
+        born=dict(_born(sql)),
     )
     _check_mirror(table)
     return table
+
+
+def _born(sql: sa.Table) -> Iterator[tuple[str, Any]]:
+    """What a new row starts with in derived and ignored columns; ModelError where nothing may be."""
+    for column in sql.columns:
+        if _statable(column) or column.name in LEDGER_COLUMNS:
+            continue
+        constant = _constant(column)
+        if constant is NO_DEFAULT and isinstance(said(column.info).derived, Count):
+            constant = 0
+        if constant is not NO_DEFAULT:
+            yield _name(column), constant
+        elif not column.nullable and column.server_default is None:
+            raise ModelError(
+                "takes no NULL, but nobody states it",
+                where=f"{sql.name}.{column.name}",
+                hint="make it nullable, or give it a constant default",
+            )
 
 
 def _statable(column: sa.Column[Any]) -> bool:
@@ -339,6 +360,7 @@ def stubbable(sql: sa.Table) -> bool:
     return all(
         column.nullable
         or column.primary_key
+        or isinstance(said(column.info).derived, Count)
         or column.server_default is not None
         or _constant(column) is not NO_DEFAULT
         for column in sql.columns
@@ -415,24 +437,23 @@ def _pointed_at(column: sa.Column[Any], child: Any, where: str) -> str:
     )
 
 
-def bind_processor(column: Column, dialect: sa.Dialect) -> Callable[[Any], Any] | None:
-    """What the ORM does to a python value before the driver gets it."""
-    processor: Callable[[Any], Any] | None = column.type.dialect_impl(dialect).bind_processor(dialect)
-    return processor
-
-
 def stored_defaults(table: Table, dialect: sa.Dialect) -> dict[str, Any]:
     """Stored forms of the constant defaults, by column."""
     return {
-        column.name: _stored_default(column, dialect)
+        column.name: _stored(column.type, column.default, dialect)
         for column in table.columns
         if column.default is not NO_DEFAULT
     }
 
 
-def _stored_default(column: Column, dialect: sa.Dialect) -> Any:
-    bind = bind_processor(column, dialect)
-    return column.default if bind is None or column.default is None else bind(column.default)
+def stored_births(table: Table, dialect: sa.Dialect) -> dict[str, Any]:
+    """Stored forms of what a new row starts with in the columns nobody states."""
+    return {name: _stored(table.sql.c[name].type, value, dialect) for name, value in table.born.items()}
+
+
+def _stored(type_: sa.types.TypeEngine[Any], value: Any, dialect: sa.Dialect) -> Any:
+    bind = type_.dialect_impl(dialect).bind_processor(dialect)
+    return value if bind is None or value is None else bind(value)
 
 
 def version_number(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""The target database as a job uses it: opened, brought up to date, written one guarded transaction at a time."""
+"""The target database as a job uses it: brought up to date, written one guarded transaction at a time."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class Job:
         return await self._run("recover", [], None)
 
     async def replay(self, path: Path | None, *, rebuild: bool = False) -> Certificate:
-        """Run recorded pages through the same pipeline, or (`rebuild`) make the database anew from the page log."""
+        """Run recorded pages through the same pipeline; `rebuild`: make the database anew from the log."""
         if rebuild:
             await self._database.write(self._empty)
             return await self._run("replay --rebuild", [], None, whole=True)
@@ -272,7 +272,7 @@ class Job:
     # -- a run -------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """Take the lock, make this connection's temporary tables, and see that log and ledger belong together."""
+        """Take the lock, make the temporary tables, and see that log and ledger belong together."""
         since = self._clock.now().isoformat(timespec="seconds")
         self._database.epoch = await self._database.write(
             lambda connection: lock.acquire(connection, since=since)
@@ -478,7 +478,7 @@ class _Run:
 
     # -- fetching, and loading beside it -----------------------------------------------------------
 
-    def _page_staged(self, stamp: int, envelope: Envelope) -> None:
+    def _page_staged(self, _stamp: int, envelope: Envelope) -> None:
         self._pending += envelope.records
 
     async def _gate(self) -> None:
@@ -664,9 +664,7 @@ class _Run:
 
     @staticmethod
     def _incomplete(certificate: Certificate, gaps: int) -> bool:
-        return bool(
-            certificate.fetch.failures or gaps or certificate.load.rejected or certificate.load.quarantined
-        )
+        return bool(certificate.fetch.failures or gaps or certificate.load.letters)
 
     @staticmethod
     def _remarks(certificate: Certificate, gaps: int) -> list[str]:
@@ -679,7 +677,7 @@ class _Run:
             )
         if gaps:
             remarks.append(f"{gaps} gaps in what was fetched: `ingest gaps` shows them")
-        if certificate.load.rejected or certificate.load.quarantined:
+        if certificate.load.letters:
             remarks.append("some records could not be stored: `ingest dead-letters` shows them")
         return remarks
 

@@ -140,6 +140,8 @@ class LoadCounts(msgspec.Struct, frozen=True, kw_only=True):
     written: int = 0
     kept: int = 0
     rejected: int = 0
+    #: dead letters that were not known before
+    letters: int = 0
 
     def __add__(self, other: LoadCounts) -> LoadCounts:
         return LoadCounts(

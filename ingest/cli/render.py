@@ -119,9 +119,11 @@ def missing(out: Console, parents: Sequence[MissingParent]) -> None:
 
 def dead_letters(out: Console, letters: Sequence[DeadLetter]) -> None:
     """Every page or record that could not be stored."""
-    table(
-        out, ({**msgspec.structs.asdict(letter), "raw": _excerpt(letter.raw, EXCERPT)} for letter in letters)
-    )
+    rows = []
+    for letter in letters:
+        exact = {"id": str(letter.id), "stamp": str(letter.stamp), "raw": _excerpt(letter.raw, EXCERPT)}
+        rows.append({**msgspec.structs.asdict(letter), **exact})
+    table(out, rows)
     _total(out, len(letters), "dead letter")
 
 
@@ -189,7 +191,7 @@ def preview(out: Console, page: Preview) -> None:
             (
                 {
                     "column": name,
-                    **{f"row {at}": _excerpt(plain(row.get(name, "")), CELL) for at, row in shown},
+                    **{f"row {at}": _excerpt(_exact(row.get(name, "")), CELL) for at, row in shown},
                 }
                 for name in names
             ),
@@ -283,6 +285,11 @@ def _took(proof: Certificate) -> str:
     except (TypeError, ValueError):  # a run that has not ended
         return "-"
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _exact(value: Any) -> str:
+    """A value of a row: a number there may be a key, which nobody wants to read in groups of three."""
+    return str(value) if _is_number(value) else plain(value)
 
 
 def _excerpt(text: str, most: int) -> str:

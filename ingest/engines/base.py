@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -53,9 +53,15 @@ class Engine(Protocol):
         ...
 
     def upsert(
-        self, table: sa.Table, columns: Sequence[str], key: Sequence[str], rows: sa.Select[Any]
+        self,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        *,
+        key: Sequence[str],
+        born: Collection[str] = (),
     ) -> sa.Executable:
-        """Insert the rows, or replace `columns` where the key is there."""
+        """Insert the rows, or replace `columns` where the key is there, but for those in `born`."""
         ...
 
     def insert_many(self, table: sa.Table, columns: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -116,10 +116,16 @@ class SqliteEngine:
         return chosen.on_conflict_do_nothing()
 
     def upsert(
-        self, table: sa.Table, columns: Sequence[str], key: Sequence[str], rows: sa.Select[Any]
+        self,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        *,
+        key: Sequence[str],
+        born: Collection[str] = (),
     ) -> sa.Executable:
         statement = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
-        changing = {name: statement.excluded[name] for name in columns if name not in key}
+        changing = {name: statement.excluded[name] for name in columns if name not in (*key, *born)}
         if not changing:
             return statement.on_conflict_do_nothing(index_elements=list(key))
         return statement.on_conflict_do_update(index_elements=list(key), set_=changing)

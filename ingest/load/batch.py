@@ -9,7 +9,7 @@ from ingest.load.merge import RankTuple, Statement, Tombstone
 from ingest.types import Key
 
 #: a column that a record does not state
-ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()
+ABSENT: Any = type("Absent", (), {"__repr__": lambda _: "ABSENT"})()
 
 
 class FullRow(NamedTuple):

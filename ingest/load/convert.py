@@ -11,7 +11,7 @@ import binascii
 import math
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ Convert: TypeAlias = Callable[[Any], Any]
 
 #: a number of seconds since 1970 above this is milliseconds, and above its thousandfold microseconds
 _MILLISECONDS_FROM = 100_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INTEGER_BITS: tuple[tuple[type[sa.types.TypeEngine[Any]], int], ...] = (
     (sa.BigInteger, 63),
     (sa.SmallInteger, 15),
@@ -75,7 +76,8 @@ def _python(type_: sa.types.TypeEngine[Any], column: Column) -> Convert:
         return _python(type_.impl_instance, column)
     if isinstance(type_, sa.Enum):
         return _enum(column.name, type_)
-    for kind, bits in _INTEGER_BITS:
+    for kind, bits in _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INTEGER_BITS:
         if isinstance(type_, kind):
             return _integer(column.name, bits)
     for base, build in _BUILDERS.items():
@@ -137,7 +139,7 @@ def _enum(name: str, type_: sa.Enum) -> Convert:
     return enum
 
 
-def _boolean(name: str, type_: Any) -> Convert:
+def _boolean(name: str, _type: Any) -> Convert:
     def boolean(value: Any) -> bool:
         if value is True or value is False:
             return bool(value)
@@ -148,7 +150,7 @@ def _boolean(name: str, type_: Any) -> Convert:
     return boolean
 
 
-def _float(name: str, type_: Any) -> Convert:
+def _float(name: str, _type: Any) -> Convert:
     def number(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise _refuse(name, "a number", value)
@@ -189,7 +191,7 @@ def _fits(name: str, value: Decimal, type_: Any) -> None:
         raise SetAside(f"{name}: the number has more than the column's {whole} digits before the point")
 
 
-def _datetime(name: str, type_: Any) -> Convert:
+def _datetime(name: str, _type: Any) -> Convert:
     def moment(value: Any) -> datetime:
         try:
             if type(value) is str:
@@ -212,12 +214,8 @@ def from_epoch(value: float) -> datetime:
     scale = 1
     while abs(value) >= _MILLISECONDS_FROM * scale and scale < 1_000_000:
         scale *= 1000
-    whole, rest = divmod(value, scale)
-    return datetime.fromtimestamp(whole, UTC).replace(
-        microsecond=int(rest * (1_000_000 // scale))
-        if scale > 1
-        else int(round((value % 1) * 1_000_000)) % 1_000_000
-    )
+    # through integers: a float of seconds since 1970 does not hold microseconds exactly
+    return _EPOCH + timedelta(microseconds=round(value * (1_000_000 // scale)))
 
 
 def _date(name: str, type_: Any) -> Convert:
@@ -235,7 +233,7 @@ def _date(name: str, type_: Any) -> Convert:
     return day
 
 
-def _time(name: str, type_: Any) -> Convert:
+def _time(name: str, _type: Any) -> Convert:
     def clock(value: Any) -> time:
         try:
             return time.fromisoformat(value)
@@ -258,7 +256,7 @@ def _uuid(name: str, type_: Any) -> Convert:
     return identity
 
 
-def _bytes(name: str, type_: Any) -> Convert:
+def _bytes(name: str, _type: Any) -> Convert:
     def binary(value: Any) -> bytes:
         try:
             return base64.b64decode(value, validate=True)
@@ -268,7 +266,7 @@ def _bytes(name: str, type_: Any) -> Convert:
     return binary
 
 
-def _json(name: str, type_: Any) -> Convert:
+def _json(name: str, _type: Any) -> Convert:
     def tree(value: Any) -> Any:
         if _has_nul(value):
             raise SetAside(f"{name}: JSON with a NUL in it, which not every database can hold")

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgspec
+
 from ingest.catalog import Catalog, Nested, Table
 from ingest.engines.base import Engine
 from ingest.errors import ConfigError, SetAside
@@ -99,6 +100,15 @@ class Decoder:
         if envelope.walk.kind == "by_id":
             self._absences(page, batch, reading.keys)
 
+    def raw_of(self, page: Page, ordinal: int) -> bytes | None:
+        """The bytes of the top-level record that an ordinal lies in; None when there is none."""
+        reading = _Reading(self, page, Batch())
+        for index, found in enumerate(self._find(page.envelope, msgspec.json.decode(page.body or b""))):
+            reading.record(found, index)
+            if reading.ordinal >= ordinal:
+                return raw_record(page.body or b"", found.place)
+        return None
+
     def _find(self, envelope: Envelope, json: Any) -> list[Found]:
         path = self._records
         if envelope.walk.kind == "by_id" and self.stream.by_id is not None:
@@ -183,7 +193,8 @@ class _Reading:
         self._sets = tuple(sets.items())
         self._plain = None if self._sets else decoder.plain
         self._asked = envelope.asked
-        self._ordinal = -1
+        #: of the record stated last, nested ones counted
+        self.ordinal = -1
         #: keys of the top-level records
         self.keys: set[Key] = set()
         self._pending: list[tuple[Shape, Key, list[Any], int, int, bool]] = []
@@ -191,7 +202,7 @@ class _Reading:
 
     def record(self, found: Found, index: int) -> None:
         """One top-level record: all that it states, or a dead letter."""
-        first, self._pending, self._pending_sets = self._ordinal + 1, [], []
+        first, self._pending, self._pending_sets = self.ordinal + 1, [], []
         try:
             if (
                 self._plain is not None
@@ -202,11 +213,11 @@ class _Reading:
             for entity in self._decoder.entities_of(found.value):
                 self._top(self._decoder.shape(entity), found, index)
         except SetAside as error:
-            self._ordinal = max(self._ordinal, first)
+            self.ordinal = max(self.ordinal, first)
             self._reject(first, found, error.message)
             return
         except RecursionError:
-            self._ordinal = max(self._ordinal, first)
+            self.ordinal = max(self.ordinal, first)
             self._reject(first, found, "records are nested too deep")
             return
         self._commit()
@@ -220,12 +231,12 @@ class _Reading:
         shape.omit(row, _NOTHING_GIVEN)
         key = shape.key(row)
         version = self._version(shape, plan_value(shape, record, {}))
-        self._ordinal += 1
+        self.ordinal += 1
         if plan.unknown or shape.has_paths:
             self._notice(shape, plan.unknown, record)
         if self._by_id:
             self.keys.add(key)
-        rank = (version, self._page.stamp, self._ordinal)
+        rank = (version, self._page.stamp, self.ordinal)
         self._batch.add(shape.table.name, shape.names, key, row, rank, self._asked, top=True)
         return True
 
@@ -274,8 +285,8 @@ class _Reading:
         self, shape: Shape, record: dict[str, Any], given: dict[int, Any], *, top: bool, version: int | None
     ) -> Key:
         """State one row, and what is nested in its record; its key."""
-        self._ordinal += 1
-        ordinal = self._ordinal
+        self.ordinal += 1
+        ordinal = self.ordinal
         plan = shape.plan(record)
         row = shape.row(plan, record, given)
         nested = [(one, dig(record, path)) for one, path in plan.nested]
@@ -302,7 +313,7 @@ class _Reading:
         return shape.read_version(raw)
 
     def _refer(self, shape: Shape, one: Nested, value: Any, row: list[Any]) -> None:
-        """Set the foreign key that a nested object (or its bare id) implies; SetAside where they contradict."""
+        """Set the foreign key that a nested object or its id implies; SetAside where they contradict."""
         other = self._decoder.shape(one.entity)
         for ours, theirs in one.pairs:
             place = shape.place.get(ours)
@@ -364,10 +375,10 @@ class _Reading:
             }
             for theirs, column in one.secondary_pairs:
                 values[link.place[column]] = _key_column(other, theirs, item)
-            self._ordinal += 1
+            self.ordinal += 1
             linked = [values.get(place, ABSENT) for place in range(len(link.names))]
             key = link.key(linked)
-            self._pending.append((link, key, linked, rank[0], self._ordinal, True))
+            self._pending.append((link, key, linked, rank[0], self.ordinal, True))
             members.add(key)
         if one.complete:
             columns = tuple(column for _, column in one.pairs)
@@ -379,12 +390,12 @@ class _Reading:
         self, shape: Shape, record: dict[str, Any], given: dict[int, Any], *, version: int | None
     ) -> Key | None:
         """A nested record; one that cannot be stored is a dead letter of its own."""
-        first, pending, sets = self._ordinal + 1, len(self._pending), len(self._pending_sets)
+        first, pending, sets = self.ordinal + 1, len(self._pending), len(self._pending_sets)
         try:
             return self._emit(shape, record, given, top=version is not None, version=version)
         except SetAside as error:
             del self._pending[pending:], self._pending_sets[sets:]
-            self._ordinal = max(self._ordinal, first)
+            self.ordinal = max(self.ordinal, first)
             self._letter(first, shape.table.name, msgspec.json.encode(record), error.message)
             return None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog
@@ -12,7 +14,7 @@ from ingest.engines.base import Engine
 from ingest.errors import LogDrift
 from ingest.keys import Keys, dump_key, touch_keys
 from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, MISSING, PAGES
-from ingest.load.batch import Batch
+from ingest.load.batch import Batch, Letter
 from ingest.load.decode import Decoder, only_mentioned
 from ingest.load.sets import settle_sets
 from ingest.load.store import Store
@@ -46,7 +48,7 @@ class Loader:
             decoder = self._decoders.get((envelope.source, envelope.stream))
             if decoder is None:
                 raise LogDrift(
-                    f"page {page.stamp} is of the stream {envelope.source}.{envelope.stream}, which is not configured",
+                    f"page {page.stamp} is of {envelope.source}.{envelope.stream}, which is not configured",
                     hint="put the source back into config.toml, or load it into another database",
                 )
             decoder.decode(page, batch)
@@ -87,7 +89,8 @@ class Loader:
             kept=kept,
             rejected=batch.rejected + refused,
         )
-        self._note(connection, batch, log)
+        fresh = self._note(connection, pages, batch, log)
+        counts = msgspec.structs.replace(counts, letters=fresh)
         self._mark(connection, pages, batch, counts, log=log, run=run)
         return counts
 
@@ -105,31 +108,30 @@ class Loader:
         )
         return list({page.stamp: page for page in pages if page.stamp not in marked}.values())
 
-    def _note(self, connection: sa.Connection, batch: Batch, log: str) -> None:
-        """Dead letters, what by-id answers said, and keys that no column takes."""
-        insert = self._many(
-            connection, DEAD_LETTERS, ["log", "stamp", "ordinal", "table", "key", "raw", "reason", "state"]
-        )
-        insert(
-            [
-                (
-                    log,
-                    one.stamp,
-                    one.ordinal,
-                    one.table,
-                    dump_key(one.key) if one.key else None,
-                    one.raw,
-                    one.reason,
-                    "open",
-                )
-                for one in batch.letters
-            ]
-        )
+    def _note(self, connection: sa.Connection, pages: Sequence[Page], batch: Batch, log: str) -> int:
+        """Dead letters (how many are new), what by-id answers said, and keys that no column takes."""
+        by_stamp = {page.stamp: page for page in pages}
+        fresh = [
+            letter
+            for letter in (self._with_raw(one, by_stamp) for one in batch.letters)
+            if not _is_known(connection, letter)
+        ]
+        columns = ["log", "stamp", "ordinal", "table", "key", "raw", "reason", "state"]
+        self._many(connection, DEAD_LETTERS, columns)([_letter_row(log, one) for one in fresh])
         for fact in batch.facts:
             self._note_absence(connection, fact.table, dump_key(fact.key), fact.state, fact.stamp)
         rows = [(*where, stamp) for where, stamp in batch.unmapped.items()]
         if rows:
             connection.exec_driver_sql(self._engine.insert_new_many(KEYS, KEYS.c.keys()), rows)
+        return len(fresh)
+
+    def _with_raw(self, letter: Letter, pages: Mapping[int, Page]) -> Letter:
+        """A row that the database refused, with the bytes of the record it came from."""
+        page = pages.get(letter.stamp)
+        if letter.key is None or page is None:
+            return letter
+        decoder = self._decoders[(page.envelope.source, page.envelope.stream)]
+        return dataclasses.replace(letter, raw=decoder.raw_of(page, letter.ordinal) or letter.raw)
 
     def _note_absence(self, connection: sa.Connection, table: str, key: str, state: str, stamp: int) -> None:
         known = connection.execute(
@@ -197,3 +199,17 @@ class Loader:
                 connection.exec_driver_sql(statement, list(rows))
 
         return insert
+
+
+def _letter_row(log: str, one: Letter) -> tuple[object, ...]:
+    key = dump_key(one.key) if one.key else None
+    return (log, one.stamp, one.ordinal, one.table, key, one.raw, one.reason, "open")
+
+
+def _is_known(connection: sa.Connection, one: Letter) -> bool:
+    """True when the same record is a dead letter already, for the same reason."""
+    letters = DEAD_LETTERS.c
+    same = sa.select(letters.id).where(
+        letters.state == "open", letters.reason == one.reason, letters.raw == one.raw
+    )
+    return connection.scalar(same.limit(1)) is not None

@@ -18,9 +18,20 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from ingest.catalog import Catalog, Table, stored_defaults
+from ingest.catalog import Catalog, Table, stored_births, stored_defaults
 from ingest.engines.base import Engine
-from ingest.keys import TOUCHED_LIMIT, Keys, dump_key, is_in, load_key, raw, touch, touch_keys, touch_whole
+from ingest.keys import (
+    TOUCHED_LIMIT,
+    Keys,
+    dump_key,
+    is_in,
+    load_key,
+    raw,
+    stored,
+    touch,
+    touch_keys,
+    touch_whole,
+)
 from ingest.ledger import DEAD_LETTERS, PAGES, TOMBSTONES, WITHHELD
 from ingest.load.batch import Batch, FullRow, Letter, full_statement
 from ingest.load.merge import Stated, Statement, Tombstone, dump_exceptions, load_stated, merge, shown
@@ -72,6 +83,7 @@ class Store:
         self.catalog, self.engine, self.keys = catalog, engine, keys
         self._batches = {name: _batch_table(engine, table) for name, table in catalog.tables.items()}
         self._fills = {name: stored_defaults(table, engine.dialect) for name, table in catalog.tables.items()}
+        self._births = {name: stored_births(table, engine.dialect) for name, table in catalog.tables.items()}
         self._asked: dict[int, int] = {}
 
     def create(self, connection: sa.Connection) -> None:
@@ -319,13 +331,15 @@ class Store:
 
     def _upsert_statement(self, table: Table, key: Key | None = None) -> sa.Executable:
         new = self._batches[table.name]
-        columns = (*table.names, *LEDGER_COLUMNS)
-        rows = sa.select(*(new.c[name] for name in columns)).order_by(*(new.c[name] for name in table.key))
+        columns, born = (*table.names, *LEDGER_COLUMNS), self._births[table.name]
+        values = [stored(value).label(name) for name, value in born.items()]
+        rows = sa.select(*(new.c[name] for name in columns), *values)
+        rows = rows.order_by(*(new.c[name] for name in table.key))
         if key is not None:
             rows = rows.where(
                 *(raw(new.c[name]).element == value for name, value in zip(table.key, key, strict=True))
             )
-        return self.engine.upsert(table.sql, columns, table.key, rows)
+        return self.engine.upsert(table.sql, (*columns, *born), rows, key=table.key, born=born)
 
     def _upsert_singly(self, connection: sa.Connection, table: Table, batch: Batch) -> int:
         new, refused = self._batches[table.name], 0

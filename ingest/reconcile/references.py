@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from ingest.catalog import Catalog, Reference, Table, stored_defaults, stubbable
+from ingest.catalog import Catalog, Reference, Table, stored_births, stored_defaults, stubbable
 from ingest.engines.base import Engine
 from ingest.keys import Keys, dump_key, is_in, is_row, load_key, raw, stored
 from ingest.ledger import TOMBSTONES, WITHHELD
@@ -130,10 +130,11 @@ class References:
             for row in held.all():
                 values, exceptions = load_row(table, row["value"])
                 rank = (row["version"], row["stamp"], row["ordinal"])
-                fill = {**dict.fromkeys(table.names), **stored_defaults(table, self._engine.dialect)}
-                shown = (*({**fill, **values}[column] for column in table.names), *rank, exceptions)
-                columns = (*table.names, *LEDGER_COLUMNS)
-                connection.exec_driver_sql(self._engine.insert_many(table.sql, columns), [shown])
+                shown = {**dict.fromkeys(table.names), **self._fresh(table), **values}
+                shown.update(zip(LEDGER_COLUMNS, (*rank, exceptions), strict=True))
+                connection.exec_driver_sql(
+                    self._engine.insert_many(table.sql, list(shown)), [tuple(shown.values())]
+                )
             self._forget(connection, name, key, None)
             changed.add(name, [key])
             self._touch_watched(connection, table, [key], changed)
@@ -300,7 +301,7 @@ class References:
         parent = self._catalog.tables[one.reference.target]
         exceptions = msgspec.json.encode(dict.fromkeys((*parent.names, ""))).decode()
         stated = dict(zip(parent.key, one.target, strict=True))
-        stated = {**stored_defaults(parent, self._engine.dialect), **stated}
+        stated = {**self._fresh(parent), **stated}
         columns = (*stated, *LEDGER_COLUMNS)
         row = (*stated.values(), LOWEST_VERSION, 0, 0, exceptions)
         statement = self._engine.insert_new_many(parent.sql, columns)
@@ -329,6 +330,11 @@ class References:
                     *wanted,
                 )
             ).rowcount
+
+    def _fresh(self, table: Table) -> dict[str, Any]:
+        """What a row has in the columns that nobody stated."""
+        dialect = self._engine.dialect
+        return {**stored_defaults(table, dialect), **stored_births(table, dialect)}
 
     # -- shared ----------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from ingest.errors import IngestError, StagingConflict, Stop
 from ingest.staging import PageLog, SqlitePageLog
 from ingest.types import GENERATION, Child, Covered, Envelope, Page, Request, Walk, canonical
 
-
 #: seconds; only a hang reaches it
 PATIENCE = 60
 

@@ -19,7 +19,11 @@ from ingest.source import Source
 from tests.upstream import Truth, Upstream, example
 
 #: models.py of the example system: a copy, so that the mirror's models are not the upstream's objects
-EXAMPLE = Path(example.__file__).read_text().replace("default=0, info=count", 'default=0, server_default="0", info=count')
+EXAMPLE = (
+    Path(example.__file__)
+    .read_text()
+    .replace("default=0, info=count", 'default=0, server_default="0", info=count')
+)
 
 
 class Clock:
@@ -43,7 +47,13 @@ class Setup:
     """A job's folder, and what stands in it."""
 
     def __init__(
-        self, folder: Path, streams: Mapping[str, Any], *, models: str = EXAMPLE, package: str = "chat", **source: Any
+        self,
+        folder: Path,
+        streams: Mapping[str, Any],
+        *,
+        models: str = EXAMPLE,
+        package: str = "chat",
+        **source: Any,
     ) -> None:
         """`streams` and `source` are what source.toml states, `models` is the text of models.py."""
         self.folder, self.name = folder, package
@@ -102,7 +112,9 @@ class Setup:
 
 def toml(tables: Mapping[str, Any]) -> str:
     """Nested mappings as TOML: tables of tables by name, everything below inline."""
-    lines = [f"{_key(key)} = {_inline(value)}" for key, value in tables.items() if not isinstance(value, dict)]
+    lines = [
+        f"{_key(key)} = {_inline(value)}" for key, value in tables.items() if not isinstance(value, dict)
+    ]
     for name, table in tables.items():
         if isinstance(table, dict):
             lines += _table((name,), table)

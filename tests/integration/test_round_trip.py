@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from ingest.pipeline import open_job
 from ingest.report import Certificate
 from tests.integration.jobs import Setup
+from tests.integration.story import edit, grow, remove
 from tests.upstream import Dialect, Faults, Paging, Truth, Upstream, example, generate
 from tests.upstream.faults import cut_body, cut_gzip, disconnect, error_in_200, status, too_many, zipped
 
 pytestmark = pytest.mark.usefixtures("imports_are_forgotten")
 
-#: later than every time in a generated truth
-LATER = datetime(2025, 6, 1, tzinfo=UTC)
 ROWS = {
     "users": 23,
     "tags": 12,
@@ -31,7 +29,12 @@ ROWS = {
 #: what was deleted, for APIs that say so
 DELETED = {
     "deleted_users": {"path": "/deleted/users", "records": "data", "entity": "User", "deletes": True},
-    "deleted_messages": {"path": "/deleted/messages", "records": "data", "entity": "Message", "deletes": True},
+    "deleted_messages": {
+        "path": "/deleted/messages",
+        "records": "data",
+        "entity": "Message",
+        "deletes": True,
+    },
 }
 KINDS: dict[str, dict[str, Any]] = {
     "page, by pages": {"kind": "page", "pages": "meta.pages", "limit": 7},
@@ -52,7 +55,12 @@ def paged(kind: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The example's streams, all of them paginated in one way."""
     streams = {name: {**stream, "paginate": dict(kind)} for name, stream in example.STREAMS.items()}
     if kind["kind"] == "keyset":
-        for name, key in (("users", "id"), ("tags", "id"), ("conversations", "id"), ("messages", "created_at")):
+        for name, key in (
+            ("users", "id"),
+            ("tags", "id"),
+            ("conversations", "id"),
+            ("messages", "created_at"),
+        ):
             streams[name]["paginate"]["key"] = key
     return {**streams, **DELETED, **changes}
 
@@ -71,137 +79,154 @@ def assert_adds_up(certificate: Certificate) -> None:
     assert certificate.missing == {}
 
 
-# -- what changes upstream -----------------------------------------------------------------------------
-
-
-def say(truth: Truth, conversation: int, number: int, at: datetime, **stated: Any) -> int:
-    """A new message."""
-    key = 10**17 + number
-    sender = truth.rows("users")[number % 5]["id"]
-    truth.upsert(
-        "messages",
-        {
-            "id": key,
-            "conversation_id": conversation,
-            "sender_id": sender,
-            "text": f"new {number}",
-            "created_at": at,
-            "updated_at": at,
-            **stated,
-        },
-    )
-    return key
-
-
-def bump(truth: Truth, at: datetime, *conversations: int) -> None:
-    """The API tells changed conversations by their time of change."""
-    for key in conversations:
-        truth.upsert("conversations", {"id": key, "updated_at": at})
-
-
-def rooms(truth: Truth) -> list[int]:
-    return sorted(row["id"] for row in truth.rows("conversations"))
-
-
-def grow(truth: Truth) -> None:
-    """New rows everywhere: messages that answer old ones and each other, with what hangs on them."""
-    first, second, third, *_ = rooms(truth)
-    guest = {**truth.rows("users")[0], "id": UUID(int=77), "email": None, "invited_by_id": UUID(int=78)}
-    truth.upsert("users", {**guest, "id": UUID(int=78), "invited_by_id": UUID(int=77), "name": "two who"})
-    truth.upsert("users", guest)
-    truth.upsert("tags", {"id": "brand/new?", "colour": "#fff"})
-    truth.upsert(
-        "conversations", {"id": 5, "title": "new", "owner_id": guest["id"], "updated_at": LATER}
-    )
-    truth.upsert("conversation_tags", {"conversation_id": 5, "tag_id": "brand/new?"})
-    old = sorted(row["id"] for row in truth.rows("messages"))
-    for number in range(24):
-        key = say(
-            truth,
-            (first, second, 5)[number % 3],
-            number,
-            LATER + timedelta(minutes=number),
-            reply_to_id=old[number] if number % 2 else None,
-        )
-        attached = {"id": UUID(int=1000 + number), "message_id": key, "name": "file", "size": number % 11}
-        truth.upsert("attachments", attached)
-        for position in range(number % 3):
-            truth.upsert("poll_options", {"message_id": key, "position": position, "label": f"{position}"})
-    say(truth, first, 30, LATER + timedelta(hours=1), reply_to_id=10**17 + 3)
-    bump(truth, LATER + timedelta(hours=2), first, second, third, 5)
-
-
-def edit(truth: Truth) -> None:
-    """Updates, tombstone fields, a message that moves, lists that shrink, values that become NULL."""
-    first, second, third, *_ = (key for key in rooms(truth) if key != 5)
-    at = LATER + timedelta(days=1)
-    guest = {"id": UUID(int=77), "name": "renamed", "role": example.Role.ADMIN, "seen_at": None, "settings": None}
-    truth.upsert("users", guest)
-    new = 10**17
-    truth.upsert("messages", {"id": new, "text": "edited", "updated_at": at})
-    truth.upsert("messages", {"id": new + 3, "text": None, "reply_to_id": None, "updated_at": at})
-    # the last of its conversation goes, and with it the pointer moves back
-    truth.upsert("messages", {"id": new + 30, "deleted_at": at, "updated_at": at})
-    truth.upsert("messages", {"id": new + 6, "deleted_at": at, "updated_at": at})
-    # from the second conversation to the new one
-    truth.upsert("messages", {"id": new + 22, "conversation_id": 5, "updated_at": at})
-    truth.delete("attachments", UUID(int=1003))
-    truth.upsert("attachments", {"id": UUID(int=2000), "message_id": new + 3, "name": "other", "size": 1})
-    truth.delete("poll_options", (new + 23, 1))
-    truth.upsert("messages", {"id": new + 23, "updated_at": at})
-    link = truth.keys("conversation_tags")[0]
-    truth.delete("conversation_tags", link)
-    truth.upsert("conversation_tags", {"conversation_id": third, "tag_id": "brand/new?"})
-    for number, key in enumerate((second, third, 5)):
-        say(truth, key, 40 + number, at + timedelta(minutes=1))
-    bump(truth, at + timedelta(hours=1), first, second, third, 5, link[0])
-
-
-def remove(truth: Truth) -> None:
-    """Rows that go away, and what their going does to those that refer to them."""
-    owners = {row["owner_id"] for row in truth.rows("conversations")}
-    counts = {
-        row["id"]: sum(one["sender_id"] == row["id"] for one in truth.rows("messages"))
-        for row in truth.rows("users")
-        if row["id"] not in owners
-    }
-    truth.delete("users", max(counts, key=lambda key: (counts[key], key)))
-    answered = next(row["reply_to_id"] for row in truth.rows("messages") if row["reply_to_id"] is not None)
-    truth.delete("messages", answered)
-    truth.delete("messages", 10**17 + 23)
-
-
-# -- round trips -------------------------------------------------------------------------------------------
+# -- every way to page -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_mirror_is_the_truth_again_after_every_change(tmp_path: Path, truth: Truth, kind: str) -> None:
+async def test_the_mirror_is_the_truth_after_every_run_and_a_run_without_news_writes_nothing(
+    tmp_path: Path, truth: Truth, kind: str
+) -> None:
     setup = Setup(tmp_path, paged(KINDS[kind]))
     async with Upstream(setup.source, truth, paging=Paging(duplicates=0.2, end="null"), seed=2) as up:
         assert up.untold() == {}
         assert_adds_up(await setup.sync(up))
         assert setup.differences(truth) == []
+        await _runs_without_news(setup, up)
         for change in (grow, edit, remove):
             change(truth)
             assert_adds_up(await setup.sync(up))
             assert setup.differences(truth) == [], change.__name__
+        await _runs_without_news(setup, up)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_second_run_writes_nothing_and_asks_only_where_something_may_have_changed(
-    tmp_path: Path, truth: Truth, kind: str
+async def _runs_without_news(setup: Setup, up: Upstream) -> None:
+    listed = Counter(seen.stream for seen in up.requests)
+    before = len(up.requests)
+    again = await setup.sync(up)
+    assert_adds_up(again)
+    assert again.load.written == sum(one.written for one in again.tables) == 0
+    asked = Counter(seen.stream for seen in up.requests[before:])
+    # a list with a `since` is asked for what is new, the others are read again
+    assert asked["conversations"] <= 2
+    assert all(asked[stream] <= listed[stream] for stream in ("users", "tags", *DELETED))
+    rooms = {seen.path.split("/")[2] for seen in up.requests[before:] if seen.stream == "messages"}
+    last = up.truth.derived("conversations")
+    assert not [room for room in rooms if last[(int(room),)]["last_message_id"] is not None]
+
+
+# -- every way to tell -------------------------------------------------------------------------------------
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "parents and lists nested": {"parents": "nested", "lists": "all", "zones": "mixed"},
+    "parents told twice, numbers as text": {"parents": "both", "big_integers": "string", "zones": "+00:00"},
+    "pointers stated, lists numbered by place": {"derived": True, "positions": "index"},
+    "noise in every record": {"extras": {"new": {"deep": [1]}, "": None}, "volatile": "age"},
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_however_an_api_tells_the_truth_it_is_the_same(
+    tmp_path: Path, truth: Truth, dialect: str
 ) -> None:
+    setup = Setup(tmp_path, {**example.STREAMS, **DELETED})
+    async with Upstream(setup.source, truth, dialect=Dialect(**DIALECTS[dialect])) as up:
+        for change in (None, grow, edit, remove):
+            if change is not None:
+                change(truth)
+            assert_adds_up(await setup.sync(up))
+            assert setup.differences(truth) == [], change
+        assert (await setup.sync(up)).load.written == 0
+
+
+async def test_camel_case_and_times_in_milliseconds_are_the_same_truth(tmp_path: Path) -> None:
+    truth = generate(example.Base, seed=5, rows=ROWS, resolution=timedelta(milliseconds=1))
+    streams = {**example.STREAMS, **DELETED}
+    streams["messages"] = {**streams["messages"], "key": "createdAt", "unchanged": "lastMessage.id"}
+    since = {"param": "updatedAfter", "key": "updatedAt", "format": "milliseconds"}
+    streams["conversations"] = {**streams["conversations"], "since": since}
+    setup = Setup(tmp_path, streams)
+    async with Upstream(setup.source, truth, dialect=Dialect(names="camelCase", times="milliseconds")) as up:
+        for change in (None, grow, edit, remove):
+            if change is not None:
+                change(truth)
+            assert_adds_up(await setup.sync(up))
+            assert setup.differences(truth) == [], change
+        assert (await setup.sync(up)).load.written == 0
+
+
+# -- servers that page oddly -------------------------------------------------------------------------------
+
+ODDITIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "limits are cut without a word": ("page, by pages", {"cap": 3}),
+    "limits are cut under an offset": ("offset, by total", {"cap": 3}),
+    "rows are counted and not shown": ("offset, by total", {"filtered": 0.3}),
+    "empty pages in the middle": ("cursor", {"empty_pages": 0.3, "tokens": "int"}),
+    "an empty page at the end": ("header", {"trailing_empty": True}),
+    "a token even on the last page": ("cursor and a flag", {"end": "stale"}),
+    "next URLs are relative": ("url", {"advertise": ""}),
+}
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+async def test_no_row_is_lost_to_a_server_that_pages_oddly(tmp_path: Path, truth: Truth, oddity: str) -> None:
+    kind, odd = ODDITIES[oddity]
     setup = Setup(tmp_path, paged(KINDS[kind]))
-    async with Upstream(setup.source, truth) as up:
-        await setup.sync(up)
-        first = len(up.requests)
-        again = await setup.sync(up)
-        assert_adds_up(again)
-        assert again.load.written == 0
-        assert sum(one.written for one in again.tables) == 0
-        last = {str(key) for (key,), row in truth.derived("conversations").items() if row["last_message_id"]}
-        asked = [seen.path.split("/")[2] for seen in up.requests[first:] if seen.stream == "messages"]
-        assert not last & set(asked)
-        # the lists without a `since` are read again, the one with it is asked for what is new
-        assert len(up.requests) - first - len(asked) <= 4 + 3 + 2 + len(DELETED)
+    async with Upstream(setup.source, truth, paging=Paging(**odd), order="newest-first") as up:
+        assert_adds_up(await setup.sync(up))
+        assert setup.differences(truth) == []
+
+
+# -- servers in trouble ------------------------------------------------------------------------------------
+
+TROUBLE: dict[str, Any] = {
+    "errors": [{"path": "fault.code", "message": "fault.text", "retry": True}],
+    "transport": {"attempts": 40, "retry_after": "wait_ms"},
+}
+
+
+async def test_a_server_in_trouble_costs_time_and_nothing_else(tmp_path: Path, truth: Truth) -> None:
+    setup = Setup(tmp_path, example.STREAMS, **TROUBLE)
+    faults = Faults(seed=3).sometimes(
+        0.4,
+        *(too_many(2, form) for form in ("seconds", "date", "body", "none")),
+        too_many(0),
+        status(500),
+        status(503),
+        status(408),
+        cut_body(),
+        cut_gzip(),
+        cut_gzip(0.5),
+        zipped(),
+        disconnect(),
+        disconnect("after headers"),
+        error_in_200(),
+    )
+    async with Upstream(setup.source, truth, faults=faults, now=setup.clock.now) as up:
+        certificate = await setup.sync(up)
+        assert_adds_up(certificate)
+        assert setup.differences(truth) == []
+        struck = [seen for seen in up.requests if seen.fault not in (None, "gzip")]
+        assert certificate.fetch.retries == len(struck) > 10
+        assert setup.clock.slept > 10
+
+
+async def test_a_partition_that_gives_up_leaves_the_others_whole_and_is_finished_later(
+    tmp_path: Path, truth: Truth
+) -> None:
+    setup = Setup(tmp_path, example.STREAMS)
+    counts = Counter(row["conversation_id"] for row in truth.rows("messages"))
+    broken = max(counts, key=lambda key: (counts[key], key))
+    faults = Faults().always(status(500), path=f"/conversations/{broken}/")
+    async with Upstream(setup.source, truth, faults=faults) as up:
+        certificate = await setup.sync(up)
+        assert certificate.exit == 3
+        assert [failure.stream for failure in certificate.fetch.failures] == ["messages"]
+        assert certificate.remarks
+        rows = {one.table: one.rows for one in certificate.tables}
+        assert rows["users"] == len(truth.rows("users"))
+        assert rows["conversations"] == len(truth.rows("conversations"))
+        # some of them were asked for by id, because others answer them
+        assert len(truth.rows("messages")) - counts[broken] <= rows["messages"] < len(truth.rows("messages"))
+        faults.clear()
+        assert_adds_up(await setup.sync(up))
         assert setup.differences(truth) == []

@@ -3,7 +3,7 @@
     cli
     pipeline  replay  testing  log
     fetch   staging   load   reconcile       never each other; fetch uses staging's protocol
-    engines  ledger  keys  withheld
+    engines  ledger  keys  withheld  lock  database  digest  heal
     catalog  config  source
     errors  types  report  paths  clock
     mirror                                   all that `schema` may import
@@ -32,7 +32,7 @@ FLOORS = (
     {"mirror"},
     {"errors", "types", "report", "paths", "clock"},
     {"source", "config", "catalog"},
-    {"engines", "ledger", "keys", "withheld", "migrations"},
+    {"engines", "ledger", "keys", "withheld", "lock", "database", "digest", "heal", "migrations"},
     {"fetch", "staging", "load", "reconcile"},
     {"pipeline", "replay", "testing", "log"},
     {"cli"},

@@ -230,7 +230,9 @@ def test_a_mirror_at_rest_says_so() -> None:
 
 
 def test_a_preview_shows_the_first_rows_side_by_side_and_what_is_left_over() -> None:
-    rows: list[dict[str, Any]] = [{"id": number, "text": "x" * 100, "at": None} for number in range(1, 6)]
+    rows: list[dict[str, Any]] = [
+        {"id": number * 10**6, "text": "x" * 100, "at": None} for number in range(1, 6)
+    ]
     page = Preview(
         request="GET /messages",
         records=5,
@@ -245,7 +247,7 @@ def test_a_preview_shows_the_first_rows_side_by_side_and_what_is_left_over() -> 
     assert lines[:2] == ["asked    GET /messages", "records  5"]
     assert lines[3] == "messages: 5 rows"
     assert lines[4].split() == ["column", "row", "1", "row", "2", "row", "3"]
-    assert lines[5].split() == ["id", "1", "2", "3"]
+    assert lines[5].split() == ["id", "1000000", "2000000", "3000000"]
     assert lines[6].split() == ["text", *["x" * 29 + "..."] * 3]
     assert lines[7].split() == ["at", "-", "-", "-"]
     assert lines[9:12] == ["users: 1 row", "column  row 1", "id      7"]

@@ -1,0 +1,107 @@
+"""Alembic, run within a transaction of ours. Imported only when there is something to migrate: it is slow to load.
+
+Alembic's own environment is left out. It keeps `alembic.op` in one place for the whole process, and two
+databases that are migrated at once would each get some of the other's tables; here every run gives the
+revisions an `op` of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import alembic.op
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext, MigrationStep
+from alembic.script import ScriptDirectory
+
+from ingest.errors import Stop
+from ingest.migrations.lineage import Lineage, Revision
+
+
+def run(connection: sa.Connection, lineage: Lineage, to: str = "head") -> list[Revision]:
+    """Take the tables up or down to a revision, `head` or `base`; the revisions that were done or undone."""
+    script = ScriptDirectory(str(lineage.folder))
+    known = {revision.id: revision for revision in lineage.revisions}
+    done: list[Revision] = []
+
+    def steps(at: Any, context: MigrationContext) -> Iterator[MigrationStep]:
+        for step in _steps(script, at, to):
+            revision = known[step.revision.revision]
+            _give(step.revision.module, Operations(context))
+            try:
+                yield step
+            finally:
+                done.append(revision)
+
+    context = _context(connection, lineage, fn=steps)
+    try:
+        context.run_migrations()
+    except Exception as error:  # a revision is its author's code: whatever it raises is theirs to mend
+        at = done[-1]
+        raise Stop(f"revision {at.id} failed: {_cause(error)}", where=str(at.file)) from error
+    return done
+
+
+def stamp(connection: sa.Connection, lineage: Lineage) -> None:
+    """Note that the tables are those of the newest revision, and change none of them."""
+    _context(connection, lineage).stamp(ScriptDirectory(str(lineage.folder)), "head")
+
+
+def differences(connection: sa.Connection, lineage: Lineage) -> list[str]:
+    """What would have to be done to the tables to make them those of the models, in words."""
+    tables = lineage.tables
+
+    def ours(name: str | None, kind: str, _parents: Any) -> bool:
+        # the database is shared: with the ledger, with other systems, with whatever people add
+        return kind != "table" or name in tables
+
+    context = _context(
+        connection, lineage, compare_type=True, compare_server_default=True, include_name=ours
+    )
+    return [_said(change) for change in _flat(compare_metadata(context, lineage.target))]  # type: ignore[arg-type]
+
+
+def _context(connection: sa.Connection, lineage: Lineage, **options: Any) -> MigrationContext:
+    stated = {"version_table": lineage.version_table, "target_metadata": lineage.target, **options}
+    return MigrationContext.configure(connection, opts=stated)
+
+
+def _steps(script: ScriptDirectory, at: Any, to: str) -> Iterable[MigrationStep]:
+    there = script.get_revision(to) if to != "base" else None
+    heads = [script.get_revision(one) for one in at]
+    down = there is None or any(there in script.iterate_revisions(head.revision, "base") for head in heads)
+    return script._downgrade_revs(to, at) if down else script._upgrade_revs(to, at)
+
+
+def _give(module: ModuleType, op: Operations) -> None:
+    for name, value in list(vars(module).items()):
+        if value is alembic.op:
+            setattr(module, name, op)
+
+
+def _cause(error: Exception) -> str:
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return f"{type(original).__name__}: {original}"
+
+
+def _flat(changes: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """Alembic groups the changes of one column in a list."""
+    for change in changes:
+        if isinstance(change, list):
+            yield from _flat(change)
+        else:
+            yield change
+
+
+def _said(change: tuple[Any, ...]) -> str:
+    """`add column messages.title`, of ("add_column", None, "messages", Column("title"))."""
+    kind, subject = change[0].replace("_", " "), change[-1]
+    if change[0].startswith("modify"):
+        return f"{kind} of {change[2]}.{change[3]}"
+    if isinstance(subject, sa.Column):
+        return f"{kind} {change[2]}.{subject.name}"
+    return f"{kind} {getattr(subject, 'name', subject)}"
