@@ -36,8 +36,8 @@ class Move(NamedTuple):
     """What one lineage's tables need."""
 
     lineage: Lineage
-    #: make: none is there yet; note: they are there, but not at which revision; raise: they are behind
-    kind: Literal["make", "note", "raise"]
+    #: make: none is there yet; note: they are there, and not the revision; upgrade: they are behind
+    kind: Literal["make", "note", "upgrade"]
     #: the revision they are at
     at: str | None
 
@@ -74,7 +74,7 @@ def behind(moves: Iterable[Move], *, place: str) -> UsageError | None:
     late = [
         f"{move.at} of {move.lineage.name}, which is at {move.lineage.head} now"
         for move in moves
-        if move.kind == "raise"
+        if move.kind == "upgrade"
     ]
     if not late:
         return None
@@ -146,7 +146,7 @@ def _move(connection: sa.Connection, lineage: Lineage, there: set[str], place: s
             where=place,
             hint="it was migrated by a newer version: use that one",
         )
-    return Move(lineage, "raise", at)
+    return Move(lineage, "upgrade", at)
 
 
 def _revision(connection: sa.Connection, lineage: Lineage) -> str | None:

@@ -557,7 +557,7 @@ class _Run:
     # -- settling ----------------------------------------------------------------------------------
 
     async def _settle(self, *, whole: bool, load: bool) -> Certificate:
-        """Load what is left, reconcile and prove; in between, missing parents are fetched until none is left."""
+        """Load what is left, reconcile and prove; in between, ask for missing parents until none is left."""
         while True:
             if load and self._pending > BULK:
                 await self._open_window()
@@ -568,7 +568,8 @@ class _Run:
                 partial(self._attempt, pages=pages, whole=whole)
             )
             if certificate is not None:
-                await self._loaded(*loaded, sum(page.envelope.records for page in pages))
+                if certificate.exit == 0 or self._windowed:
+                    await self._loaded(*loaded, sum(page.envelope.records for page in pages))
                 return msgspec.structs.replace(
                     certificate, load=self._counts, tables=self._tables(certificate)
                 )
@@ -577,7 +578,7 @@ class _Run:
     def _attempt(
         self, connection: sa.Connection, pages: list[Page], *, whole: bool
     ) -> tuple[bool, tuple[list[Ask], Certificate | None, tuple[LoadCounts, Counter[str]]]]:
-        """One try at the whole: kept when nothing is left to ask for and the proof holds, or in an open window."""
+        """One try at the whole: kept when nothing is left to ask for and it is proven, or in a window."""
         loaded = self._load(connection, pages) if pages else (LoadCounts(), Counter[str]())
         self._job._reconciler.settle(connection)
         asks = self._asks(connection)

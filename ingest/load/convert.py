@@ -76,8 +76,7 @@ def _python(type_: sa.types.TypeEngine[Any], column: Column) -> Convert:
         return _python(type_.impl_instance, column)
     if isinstance(type_, sa.Enum):
         return _enum(column.name, type_)
-    for kind, bits in _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_INTEGER_BITS:
+    for kind, bits in _INTEGER_BITS:
         if isinstance(type_, kind):
             return _integer(column.name, bits)
     for base, build in _BUILDERS.items():

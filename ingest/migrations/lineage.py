@@ -104,7 +104,9 @@ def _constants(tree: ast.Module) -> dict[str, Any]:
         targets = (
             node.targets
             if isinstance(node, ast.Assign)
-            else [node.target] if isinstance(node, ast.AnnAssign) else []
+            else [node.target]
+            if isinstance(node, ast.AnnAssign)
+            else []
         )
         value = getattr(node, "value", None)
         for target in targets:

@@ -1,4 +1,4 @@
-"""Alembic, run within a transaction of ours. Imported only when there is something to migrate: it is slow to load.
+"""Alembic, run within a transaction of ours. It is slow to load: imported only when there is something to do.
 
 Alembic's own environment is left out. It keeps `alembic.op` in one place for the whole process, and two
 databases that are migrated at once would each get some of the other's tables; here every run gives the
@@ -7,7 +7,7 @@ revisions an `op` of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +15,7 @@ import alembic.op
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.operations import Operations
-from alembic.runtime.migration import MigrationContext, MigrationStep
+from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 
 from ingest.errors import Stop
@@ -23,27 +23,24 @@ from ingest.migrations.lineage import Lineage, Revision
 
 
 def run(connection: sa.Connection, lineage: Lineage, to: str = "head") -> list[Revision]:
-    """Take the tables up or down to a revision, `head` or `base`; the revisions that were done or undone."""
+    """Take the tables up or down to a revision, `head` or `base`; the revisions that were done, or undone."""
     script = ScriptDirectory(str(lineage.folder))
     known = {revision.id: revision for revision in lineage.revisions}
-    done: list[Revision] = []
+    begun: list[Revision] = []
 
-    def steps(at: Any, context: MigrationContext) -> Iterator[MigrationStep]:
-        for step in _steps(script, at, to):
-            revision = known[step.revision.revision]
+    def steps(at: Any, context: MigrationContext) -> Iterator[RevisionStep]:
+        for step in _steps(script, lineage, at, to):
             _give(step.revision.module, Operations(context))
-            try:
-                yield step
-            finally:
-                done.append(revision)
+            begun.append(known[step.revision.revision])
+            yield step
 
     context = _context(connection, lineage, fn=steps)
     try:
         context.run_migrations()
     except Exception as error:  # a revision is its author's code: whatever it raises is theirs to mend
-        at = done[-1]
-        raise Stop(f"revision {at.id} failed: {_cause(error)}", where=str(at.file)) from error
-    return done
+        where = begun[-1].file if begun else lineage.folder
+        raise Stop(f"cannot be run: {_cause(error)}", where=str(where), hint="nothing was changed") from error
+    return begun
 
 
 def stamp(connection: sa.Connection, lineage: Lineage) -> None:
@@ -59,9 +56,7 @@ def differences(connection: sa.Connection, lineage: Lineage) -> list[str]:
         # the database is shared: with the ledger, with other systems, with whatever people add
         return kind != "table" or name in tables
 
-    context = _context(
-        connection, lineage, compare_type=True, compare_server_default=True, include_name=ours
-    )
+    context = _context(connection, lineage, compare_type=True, compare_server_default=True, include_name=ours)
     return [_said(change) for change in _flat(compare_metadata(context, lineage.target))]  # type: ignore[arg-type]
 
 
@@ -70,11 +65,12 @@ def _context(connection: sa.Connection, lineage: Lineage, **options: Any) -> Mig
     return MigrationContext.configure(connection, opts=stated)
 
 
-def _steps(script: ScriptDirectory, at: Any, to: str) -> Iterable[MigrationStep]:
-    there = script.get_revision(to) if to != "base" else None
-    heads = [script.get_revision(one) for one in at]
-    down = there is None or any(there in script.iterate_revisions(head.revision, "base") for head in heads)
-    return script._downgrade_revs(to, at) if down else script._upgrade_revs(to, at)
+def _steps(script: ScriptDirectory, lineage: Lineage, at: Sequence[str], to: str) -> Iterable[RevisionStep]:
+    line = ["base", *(revision.id for revision in lineage.revisions)]
+    target = line[-1] if to == "head" else to
+    if line.index(target) < line.index(at[0] if at else "base"):
+        return script._downgrade_revs(target, at)  # type: ignore[arg-type]
+    return script._upgrade_revs(target, at)  # type: ignore[arg-type]
 
 
 def _give(module: ModuleType, op: Operations) -> None:
