@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -10,12 +10,12 @@ from typing import ParamSpec, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ingest import lock
+from ingest import lock, migrate
 from ingest.catalog import Catalog
 from ingest.engines import Engine
 from ingest.errors import UsageError
 from ingest.keys import Keys
-from ingest.ledger import LEDGER
+from ingest.migrations.lineage import Lineage
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -24,11 +24,18 @@ P = ParamSpec("P")
 class Database:
     """A mirror's database: one writer's connection, or a reader's."""
 
-    def __init__(self, engine: Engine, catalog: Catalog, connection: AsyncConnection) -> None:
+    def __init__(
+        self, engine: Engine, catalog: Catalog, lineages: Sequence[Lineage], connection: AsyncConnection
+    ) -> None:
         self.engine, self.catalog, self._connection = engine, catalog, connection
+        self.lineages = lineages
         self.keys = Keys(catalog, engine)
         #: the epoch of the lock while we hold it
         self.epoch: int | None = None
+        #: what was done to the tables since it was opened
+        self.steps: list[str] = []
+        #: why nothing can be written before `migrate`
+        self.behind: UsageError | None = None
 
     async def read(self, question: Callable[[sa.Connection], T]) -> T:
         """Ask something in a transaction of its own, which is not kept."""
@@ -51,37 +58,65 @@ class Database:
                 await transaction.rollback()
             return result
 
+    async def migrate(self, *, since: str) -> None:
+        """Take tables that are behind to their newest revision, and the lock with them: all or nothing."""
+        place = self.engine.place
+
+        def work(connection: sa.Connection) -> tuple[list[str], int]:
+            moves = migrate.plan(connection, self.lineages, place=place)
+            steps = migrate.carry_out(connection, self.lineages, moves, place=place)
+            # asked last, of the ledger as it is now; when another run has the lock, all of it is undone
+            return steps, lock.acquire(connection, since=since)
+
+        async with self._connection.begin():
+            steps, self.epoch = await self._connection.run_sync(work)
+        self.steps += steps
+        self.behind = None
+
     def _guarded(self, connection: sa.Connection, work: Callable[[sa.Connection], T]) -> T:
+        if self.behind is not None:
+            raise self.behind
         if self.epoch is not None:
             lock.check(connection, self.epoch)
         return work(connection)
 
 
 @asynccontextmanager
-async def open_writer(engine: Engine, catalog: Catalog) -> AsyncIterator[Database]:
-    """The database for a run: made when there is none, its tables too."""
+async def open_writer(
+    engine: Engine, catalog: Catalog, lineages: Sequence[Lineage]
+) -> AsyncIterator[Database]:
+    """The database for a run: made when there is none, its tables too. Only `migrate` may change those."""
     await engine.create()
     async with engine.writer() as connection:
-        database = Database(engine, catalog, connection)
-        await database.write(lambda connection: create_tables(connection, catalog))
+        database = Database(engine, catalog, lineages, connection)
+        database.steps, database.behind = await database.write(
+            lambda connection: create_tables(connection, lineages, place=engine.place)
+        )
         yield database
 
 
 @asynccontextmanager
-async def open_reader(engine: Engine, catalog: Catalog) -> AsyncIterator[Database]:
-    """The database for a question; UsageError when there is no mirror yet."""
+async def open_reader(
+    engine: Engine, catalog: Catalog, lineages: Sequence[Lineage]
+) -> AsyncIterator[Database]:
+    """The database for a question; UsageError when there is no mirror yet, or not one that is known here."""
     if not Path(engine.place).exists():
         raise UsageError("there is no mirror yet", where=engine.place, hint="run `ingest sync`")
     async with engine.reader() as connection:
-        database = Database(engine, catalog, connection)
+        database = Database(engine, catalog, lineages, connection)
         there = await database.read(lambda connection: sa.inspect(connection).has_table("ingest_runs"))
         if not there:
             raise UsageError("this database holds no mirror", where=engine.place, hint="run `ingest sync`")
+        await database.read(lambda connection: migrate.readable(connection, lineages, place=engine.place))
         yield database
 
 
-def create_tables(connection: sa.Connection, catalog: Catalog) -> None:
-    """Make every table that is not there."""
-    LEDGER.create_all(connection)
-    for metadata in catalog.metadatas:
-        metadata.create_all(connection)
+def create_tables(
+    connection: sa.Connection, lineages: Sequence[Lineage], *, place: str
+) -> tuple[list[str], UsageError | None]:
+    """Make every table that is not there: the steps. None, and why, while others must be migrated first."""
+    moves = migrate.plan(connection, lineages, place=place)
+    late = migrate.behind(moves, place=place)
+    if late is not None:
+        return [], late
+    return migrate.carry_out(connection, lineages, moves, place=place), None

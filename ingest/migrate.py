@@ -83,9 +83,28 @@ def behind(moves: Iterable[Move], *, place: str) -> UsageError | None:
     )
 
 
-def carry_out(connection: sa.Connection, moves: Iterable[Move], *, place: str) -> list[str]:
-    """Do it, in the transaction that is open; the steps, one line each."""
-    return [step for move in moves for step in _carry_out(connection, move, place)]
+def carry_out(
+    connection: sa.Connection, lineages: Iterable[Lineage], moves: Iterable[Move], *, place: str
+) -> list[str]:
+    """Do it, in the transaction that is open; the steps, one line each. UsageError where it is not enough."""
+    steps = [step for move in moves for step in _carry_out(connection, move, place)]
+    check(connection, lineages, place=place)
+    return steps
+
+
+def readable(connection: sa.Connection, lineages: Sequence[Lineage], *, place: str) -> None:
+    """UsageError when the tables are not those that a question would be asked of."""
+    moves = plan(connection, lineages, place=place)
+    if late := behind(moves, place=place):
+        raise late
+    for move in moves:
+        if move.kind == "make":
+            raise UsageError(
+                f"this database has no tables of {move.lineage.name} yet",
+                where=place,
+                hint="run `ingest sync`",
+            )
+    check(connection, lineages, place=place)
 
 
 def check(connection: sa.Connection, lineages: Iterable[Lineage], *, place: str) -> None:

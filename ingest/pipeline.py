@@ -36,6 +36,7 @@ from ingest.fetch.peek import peek
 from ingest.heal import Ask, Healer
 from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, LOCK, LOGS, MISSING, PAGES, RUNS, TOMBSTONES, WITHHELD
 from ingest.load.loader import Loader
+from ingest.migrate import lineages
 from ingest.reconcile.reconciler import Proven, Reconciler
 from ingest.reconcile.verify import counted
 from ingest.replay import ReplayTransport, write_exchanges
@@ -78,13 +79,15 @@ async def open_job(
     engine = engine_for(config.database_url)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.close)
-        database = await stack.enter_async_context((open_writer if write else open_reader)(engine, catalog))
+        opened = open_writer if write else open_reader
+        database = await stack.enter_async_context(opened(engine, catalog, lineages(config, catalog)))
         log = await SqlitePageLog.open(config.log_path, readonly=not write)
         stack.push_async_callback(log.close)
         job = Job(config, catalog, database, log, observe=observe, clock=clock or SystemClock())
         if write:
-            await job.prepare()
             stack.push_async_callback(job.release)
+            if database.behind is None:
+                await job.prepare()
         yield job
 
 
@@ -161,8 +164,11 @@ class Job:
         return await self._database.write(lambda connection: int(connection.execute(again).rowcount))
 
     async def migrate(self) -> list[str]:
-        """Bring the database to this version and these models; the tables there are now."""
-        return [f"{name}: there" for name in sorted(self._catalog.tables)]
+        """Bring the database to this version and these models; what was done, one line a step."""
+        if self._database.behind is not None:
+            await self._database.migrate(since=self._clock.now().isoformat(timespec="seconds"))
+            await self.prepare()
+        return self._database.steps
 
     # -- questions ---------------------------------------------------------------------------------
 

@@ -181,8 +181,6 @@ class Stretch(msgspec.Struct, array_like=True):
     high: str | None = None
     #: ids of the newest records, at most SEAM_IDS
     ids: list[str] = []
-    #: the walk has met known ground
-    met: bool = False
     #: a cursor of this walk that was kept to notice a ring (Brent: the pages 1, 2, 4, 8 …)
     anchor: str | None = None
 
@@ -254,14 +252,14 @@ def beneath(ground: Sequence[Stretch], walk: str) -> Stretch | None:
     return None
 
 
-def finish(ground: list[Stretch], index: int) -> None:
+def finish(ground: list[Stretch], index: int, *, met: bool) -> None:
     """A walk has ended: its stretch and the one below become one, with the hole of the one below.
 
-    One that came to the server's end without meeting known ground has passed every hole on its way,
-    unless it saw nothing at all, which proves nothing.
+    One whose last page has not `met` known ground came to the server's end, and has passed every hole
+    on its way; unless it saw nothing at all, which proves nothing.
     """
     upper = ground[index]
-    if index and (upper.met or not upper.records):
+    if index and (met or not upper.records):
         lower = ground[index - 1]
         lower.low, lower.high, lower.ids = _joined(upper, lower)
         del ground[index]

@@ -143,8 +143,6 @@ def abandoned(known: Known, name: str, stream: Stream) -> int:
 async def _folded(log: PageLog, known: Known) -> Known:
     async for stamp, after, envelope in log.envelopes(known.stamp, source=known.source):
         known.fold(stamp, after, envelope)
-    # from here on it is fed by the one who appends, who says what comes after what
-    known._strict = False
     return known
 
 

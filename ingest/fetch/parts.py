@@ -113,7 +113,8 @@ def _fold_ground(part: Part, envelope: Envelope, stamp: int) -> None:
     _advance(stretch, envelope)
     if envelope.next is None:
         _satisfy(part, envelope.walk, stretch.first)
-        finish(part.ground, part.ground.index(stretch))
+        met = envelope.covered is not None and envelope.covered.seam is not None
+        finish(part.ground, part.ground.index(stretch), met=met)
 
 
 def _fold_walk(part: Part, envelope: Envelope, stamp: int) -> None:
@@ -192,7 +193,6 @@ def _advance(stretch: Stretch, envelope: Envelope) -> None:
         stretch.low = lowest(stretch.low, covered.low)
         stretch.high = highest(stretch.high, covered.high)
         stretch.ids.extend(covered.ids[: SEAM_IDS - len(stretch.ids)])
-        stretch.met = stretch.met or covered.seam is not None
 
 
 def _satisfy(part: Part, walk: Walk, first: int) -> None:

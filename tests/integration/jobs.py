@@ -1,4 +1,4 @@
-"""A job as a user would set it up: a package with models and source.toml, a config.toml beside it, an upstream."""
+"""A job as a user sets it up: a package with models.py and source.toml, and a config.toml beside it."""
 
 from __future__ import annotations
 

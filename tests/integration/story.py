@@ -112,3 +112,7 @@ def remove(truth: Truth) -> None:
     answered = next(row["reply_to_id"] for row in truth.rows("messages") if row["reply_to_id"] is not None)
     truth.delete("messages", answered)
     truth.delete("messages", NEW + 23)
+
+
+#: everything that happens, in order
+CHANGES = (grow, edit, remove)

@@ -210,12 +210,15 @@ class Model:
             if not any(one is stretch for one in self.ground):
                 begin(self.ground, stretch)
             stretch.records += len(page)
-            stretch.met = stretch.met or meeting.seam is not None
             stretch.low = lowest(stretch.low, *map(str, page))
             stretch.high = highest(stretch.high, *map(str, page))
             stretch.cursor = str(page[-1]) if page else None
             if meeting.ends or start >= len(self.listing):
-                finish(self.ground, next(i for i, one in enumerate(self.ground) if one is stretch))
+                finish(
+                    self.ground,
+                    next(i for i, one in enumerate(self.ground) if one is stretch),
+                    met=meeting.seam is not None,
+                )
                 return
 
     def check(self) -> None:
@@ -275,3 +278,31 @@ def test_a_walk_that_saw_nothing_proves_nothing_of_the_holes_below() -> None:
     model.walk(1, 3)
     model.listing = kept
     assert [stretch.hole for stretch in model.ground] == ["open"]
+
+
+def test_a_walk_that_came_to_the_end_without_known_ground_has_passed_every_hole() -> None:
+    model = Model()
+    model.insert(9)
+    model.walk(1, 3)
+    # everything we know was deleted upstream
+    model.listing = []
+    model.insert(4)
+    model.listing = [number + 100 for number in model.listing]
+    model.walk(1000, 3)
+    (stretch,) = model.ground
+    assert (stretch.hole, stretch.cursor, stretch.low, stretch.high) == ("whole", None, "7", "104")
+
+
+def test_no_more_ids_are_kept_than_a_seam_needs() -> None:
+    walks = [
+        Stretch(
+            Walk(id=str(number), kind="head"), "h", "r", number, 0, ids=[f"{number}.{i}" for i in range(60)]
+        )
+        for number in range(3)
+    ]
+    ground: list[Stretch] = []
+    for walk in walks:
+        walk.records = 60
+        begin(ground, walk)
+        finish(ground, len(ground) - 1, met=True)
+    assert ground[0].ids == walks[2].ids + walks[1].ids[:40]
