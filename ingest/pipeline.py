@@ -32,6 +32,7 @@ from ingest.engines import engine_for
 from ingest.errors import LogDrift, UsageError
 from ingest.fetch.client import Client
 from ingest.fetch.fetcher import Fetcher, Wanted
+from ingest.fetch.known import gaps, recall
 from ingest.fetch.peek import peek
 from ingest.heal import Ask, Healer
 from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, LOCK, LOGS, MISSING, PAGES, RUNS, TOMBSTONES, WITHHELD
@@ -88,6 +89,8 @@ async def open_job(
             stack.push_async_callback(job.release)
             if database.behind is None:
                 await job.prepare()
+        else:
+            await job.warn()
         yield job
 
 
@@ -248,11 +251,8 @@ class Job:
     async def gaps(self) -> list[Gap]:
         """Holes in what has been fetched."""
         found: list[Gap] = []
-        for source in self._config.sources.values():
-            async with self._client(source) as client:
-                fetcher = self._fetcher(source, client, "gaps")
-                await fetcher.recall()
-                found += fetcher.gaps()
+        for name, source in self._config.sources.items():
+            found += gaps(await recall(self._log, name), source.source.streams)
         return found
 
     async def preview(self, source: str, stream: str) -> Preview:
@@ -290,6 +290,12 @@ class Job:
 
         await self._database.write(create)
         await self._attach()
+
+    async def warn(self) -> None:
+        """Say that the integrity window is open, if it is."""
+        why = await self._database.read(lock.window)
+        if why is not None:
+            self._observe("window.open", why=why)
 
     async def release(self) -> None:
         """Let go of the lock."""
@@ -477,10 +483,10 @@ class _Run:
                 )
             if fetch is not None:
                 await self._fetch_and_load(fetch)
-            first = not await self._database.read(lambda c: _count(c, RUNS, RUNS.c.exit == 0))
+            first = not await self._database.read(lambda c: _count(c, RUNS, RUNS.c.exit.in_(_CERTIFIED)))
             certificate = await self._settle(whole=whole or first or self._windowed, load=load)
-            gaps = [gap for fetcher in self._fetchers.values() for gap in fetcher.gaps()] if fetch else []
-        return await self._finish(certificate, len(gaps))
+            holes = [gap for fetcher in self._fetchers.values() for gap in fetcher.gaps()] if fetch else []
+        return await self._finish(certificate, len(holes))
 
     # -- fetching, and loading beside it -----------------------------------------------------------
 
@@ -689,6 +695,8 @@ class _Run:
         return remarks
 
 
+#: exit statuses of runs that gave a certificate
+_CERTIFIED = (0, 3)
 #: seconds between looks at how much is staged, while fetching
 _LOOK = 0.05
 

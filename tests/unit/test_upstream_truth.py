@@ -122,6 +122,23 @@ class Badge(Base):
     gone_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
+class Ticket(Base):
+    """There is one a person at most."""
+
+    __tablename__ = "tickets"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("people.id"), unique=True)
+
+
+class Stamp(Base):
+    """Needs a ticket, and may follow another stamp."""
+
+    __tablename__ = "stamps"
+    ticket_id: Mapped[int] = mapped_column(ForeignKey("tickets.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    extra_id: Mapped[int | None] = mapped_column(ForeignKey("tickets.id"))
+
+
 ROWS = {"spaces": 12, "people": 40, "seats": 60, "ballots": 80, "notes": 90, "badges": 30}
 
 
@@ -260,6 +277,17 @@ def test_more_rows_than_uniqueness_allows_are_not_made() -> None:
     assert len(truth.rows("badges")) <= 4
 
 
+def test_what_refers_to_rows_that_could_not_be_made_is_let_go_of() -> None:
+    wanted = {"spaces": 3, "people": 5, "tickets": 30, "stamps": 60}
+    truth = generate(Base, seed=1, rows=wanted)
+
+    assert 0 < len(truth.rows("tickets")) <= 5
+    assert 0 < len(truth.rows("stamps")) < 60
+    with database(Base) as connection:
+        truth.write(connection)
+        connection.commit()
+
+
 # -- changes ---------------------------------------------------------------------------------------------
 
 
@@ -275,6 +303,20 @@ def test_an_upsert_changes_what_it_names_and_nothing_else(small: Truth) -> None:
     assert small.get("users", before["id"]) == {**before, "name": "new"}
     assert small.keys("users")[-1] == (before["id"],)
     assert small.changed("users", (before["id"],)) == small.revision > small.arrived("users", (before["id"],))
+
+
+def test_rows_are_found_by_what_they_are_now(small: Truth) -> None:
+    row = small.rows("messages")[0]
+    before = small.matching("messages", ("conversation_id",), (row["conversation_id"],))
+    elsewhere = next(key for key in small.keys("conversations") if key != (row["conversation_id"],))
+    there = len(small.matching("messages", ("conversation_id",), elsewhere))
+    moved = small.upsert("messages", {"id": row["id"], "conversation_id": elsewhere[0]})
+
+    after = small.matching("messages", ("conversation_id",), (row["conversation_id"],))
+    assert len(after) == len(before) - 1
+    assert moved in small.matching("messages", ("conversation_id",), elsewhere)
+    assert len(small.matching("messages", ("conversation_id",), elsewhere)) == there + 1
+    assert small.matching("messages", ("sender_id",), (None,)) == []
 
 
 def test_a_new_row_has_the_constant_defaults_of_its_columns(small: Truth) -> None:
