@@ -36,7 +36,15 @@ SENSITIVE = frozenset(
 )
 #: events that a person should see even when nothing else is shown
 NOTABLE = frozenset(
-    {"dead_letter", "library", "partition.failed", "run.failed", "window.open", "window.opened"}
+    {
+        "cursor_expired",
+        "gave_up",
+        "library",
+        "log.generation",
+        "walk_left_open",
+        "window.open",
+        "window.opened",
+    }
 )
 #: libraries that write whole URLs at INFO, with what their query holds
 TALKATIVE = ("httpcore", "httpx")
@@ -170,7 +178,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _stamped(clock: Clock) -> structlog.typing.Processor:
     def stamped(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        return {"at": clock.now().isoformat(timespec="milliseconds"), "level": method, **event}
+        at = clock.now().isoformat(timespec="milliseconds")
+        return {"at": at, "level": method, "event": event.pop("event"), **event}
 
     return stamped
 

@@ -79,7 +79,7 @@ class Watch:
         """The picture as it stands, once."""
         self._progress.console.print(self._progress.get_renderable())
 
-    def _page_staged(self, fields: dict[str, Any]) -> None:
+    def _page(self, fields: dict[str, Any]) -> None:
         name = f"{fields.get('source', '')}.{fields.get('stream', '')}"
         stream = self._streams.get(name)
         if stream is None:
@@ -90,16 +90,13 @@ class Watch:
         next(task for task in self._progress.tasks if task.id == stream.task).total = stream.total
         self._progress.update(stream.task, completed=stream.pages, told=stream.told(), records=stream.records)
 
-    def _partition_failed(self, fields: dict[str, Any]) -> None:
+    def _gave_up(self, fields: dict[str, Any]) -> None:
         where = f"{fields.get('source', '')}.{fields.get('stream', '')} {fields.get('partition', '')}"
-        cause = fields.get("cause") or fields.get("error") or ""
-        self.say(plain(f"gave up  {where}: {cause}"), "yellow")
+        self.say(plain(f"gave up  {where}: {fields.get('cause', '')}"), "yellow")
 
     def _retry(self, fields: dict[str, Any]) -> None:
-        wait = fields.get("after") or fields.get("wait")
-        self._going_on(
-            f"waiting {wait:.0f} s for {fields.get('source', 'the server')}" if wait else "asking again"
-        )
+        asked = f"{fields.get('source', '')} {fields.get('request', '')}: {fields.get('reason', '')}"
+        self._going_on(f"{asked}; again in {fields.get('wait') or 0:.0f} s")
 
     def _load_started(self, fields: dict[str, Any]) -> None:
         for stream in self._streams.values():
@@ -130,8 +127,8 @@ class Watch:
 
 _NOTHING: dict[str, Any] = {"told": "", "records": 0}
 _DRAWINGS: dict[str, Callable[[Watch, dict[str, Any]], None]] = {
-    "page.staged": Watch._page_staged,
-    "partition.failed": Watch._partition_failed,
+    "page": Watch._page,
+    "gave_up": Watch._gave_up,
     "retry": Watch._retry,
     "load.started": Watch._load_started,
     "load.finished": Watch._load_finished,

@@ -104,6 +104,23 @@ class Batch:
         values = {name: value for name, value in zip(names, row, strict=True) if value is not ABSENT}
         statements.append(Statement(key, values, rank, asked, top))
 
+    def add_full(
+        self,
+        table: str,
+        names: tuple[str, ...],
+        key: Key,
+        row: tuple[Any, ...],
+        rank: RankTuple,
+        asked: int,
+    ) -> None:
+        """One full top-level record."""
+        full = self.full.get(table)
+        if full is None or key in full or key in self.partial[table]:
+            self.add(table, names, key, list(row), rank, asked, top=True)
+            return
+        self.records += 1
+        full[key] = FullRow(row, rank, asked)
+
     def _of(self, table: str) -> tuple[dict[Key, FullRow], dict[Key, list[Statement]]]:
         if table not in self.full:
             self.full[table] = {}

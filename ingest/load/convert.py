@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
@@ -83,6 +84,21 @@ def _python(type_: sa.types.TypeEngine[Any], column: Column) -> Convert:
         if isinstance(type_, base):
             return build(column.name, type_)
     raise ModelError(f"columns of type {type_!r} cannot be mirrored", where=f"column {column.name}")
+
+
+def integer_bounds(column: Column) -> tuple[int, int] | None:
+    """The smallest and largest integer a plain integer column holds; None for other columns."""
+    for kind, bits in _INTEGER_BITS:
+        if isinstance(column.type, kind):
+            return -(2**bits), 2**bits - 1
+    return None
+
+
+def text_limit(column: Column) -> int | None:
+    """How many characters a plain text column holds; None for other columns."""
+    if not isinstance(column.type, sa.String) or isinstance(column.type, sa.Enum):
+        return None
+    return sys.maxsize if column.type.length is None else column.type.length
 
 
 def _refuse(name: str, expected: str, value: Any) -> SetAside:

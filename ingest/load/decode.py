@@ -18,7 +18,7 @@ from ingest.engines.base import Engine
 from ingest.errors import ConfigError, SetAside
 from ingest.load.batch import ABSENT, Batch, Letter, MissingFact, SetOf
 from ingest.load.merge import Statement, Tombstone
-from ingest.load.shape import Shape, dig
+from ingest.load.shape import Plan, Shape, dig
 from ingest.paths import Path
 from ingest.source import Stream
 from ingest.types import HIGHEST_VERSION, LABEL, LOWEST_VERSION, Envelope, Key, Page
@@ -95,8 +95,7 @@ class Decoder:
             )
             return
         reading = _Reading(self, page, batch)
-        for index, found in enumerate(self._find(envelope, json)):
-            reading.record(found, index)
+        reading.all(self._find(envelope, json))
         if envelope.walk.kind == "by_id":
             self._absences(page, batch, reading.keys)
 
@@ -200,16 +199,33 @@ class _Reading:
         self._pending: list[tuple[Shape, Key, list[Any], int, int, bool]] = []
         self._pending_sets: list[tuple[SetOf, Key, tuple[int, int, int], set[Key]]] = []
 
+    def all(self, found: list[Found]) -> None:
+        """Every record; those that do nothing but state a full, flat row straight to the batch."""
+        plain, stamp, asked, add = self._plain, self._page.stamp, self._asked, self._batch.add_full
+        noticed: Plan | None = None
+        for index, one in enumerate(found):
+            record = one.value
+            plan = plain.plan(record) if plain is not None and type(record) is dict else None
+            if plain is None or plan is None or plan.read is None:
+                self.record(one, index)
+                continue
+            self.ordinal += 1
+            try:
+                row, key, version = plan.read(record)
+            except SetAside as error:
+                self._reject(self.ordinal, one, error.message)
+                continue
+            if plan is not noticed:
+                noticed = plan
+                self._notice(plain, plan.unknown, record)
+            if self._by_id:
+                self.keys.add(key)
+            add(plain.table.name, plain.names, key, row, (version, stamp, self.ordinal), asked)
+
     def record(self, found: Found, index: int) -> None:
         """One top-level record: all that it states, or a dead letter."""
         first, self._pending, self._pending_sets = self.ordinal + 1, [], []
         try:
-            if (
-                self._plain is not None
-                and type(found.value) is dict
-                and self._straight(self._plain, found.value)
-            ):
-                return
             for entity in self._decoder.entities_of(found.value):
                 self._top(self._decoder.shape(entity), found, index)
         except SetAside as error:
@@ -221,24 +237,6 @@ class _Reading:
             self._reject(first, found, "records are nested too deep")
             return
         self._commit()
-
-    def _straight(self, shape: Shape, record: dict[str, Any]) -> bool:
-        """A record with nothing nested goes to the batch as it is; False when it is not such a one."""
-        plan = shape.plan(record)
-        if plan.nested:
-            return False
-        row = shape.row(plan, record, {})
-        shape.omit(row, _NOTHING_GIVEN)
-        key = shape.key(row)
-        version = self._version(shape, plan_value(shape, record, {}))
-        self.ordinal += 1
-        if plan.unknown or shape.has_paths:
-            self._notice(shape, plan.unknown, record)
-        if self._by_id:
-            self.keys.add(key)
-        rank = (version, self._page.stamp, self.ordinal)
-        self._batch.add(shape.table.name, shape.names, key, row, rank, self._asked, top=True)
-        return True
 
     def _top(self, shape: Shape, found: Found, index: int) -> None:
         record = found.value if isinstance(found.value, dict) else {}
@@ -458,7 +456,6 @@ class _Reading:
         )
 
 
-_NOTHING_GIVEN: frozenset[int] = frozenset()
 #: what a column holds that says nothing
 _UNSET = (None, ABSENT, False, 0, "")
 

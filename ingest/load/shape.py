@@ -14,6 +14,7 @@ from ingest.engines.base import Engine
 from ingest.errors import SetAside
 from ingest.load.batch import ABSENT
 from ingest.load.convert import Convert, compile_python, compile_stored, refuse_null
+from ingest.load.reader import Read, Source, compile_reader
 
 #: plans kept a table; more shapes than this is a server making keys up
 _PLANS = 500
@@ -32,6 +33,8 @@ class Plan(NamedTuple):
     nested: tuple[tuple[Nested, tuple[str, ...]], ...]
     #: keys that no column and no nested record takes
     unknown: tuple[str, ...]
+    #: reads such a record whole; None unless every column is there and nothing is nested
+    read: Read | None
 
 
 class Shape:
@@ -42,6 +45,7 @@ class Shape:
     ) -> None:
         #: `beside`: the tables that are made of the same records, and take other keys of them
         self.table = table
+        self._engine = engine
         self.names = table.names
         self.place = {name: index for index, name in enumerate(self.names)}
         self._converts: tuple[Convert, ...] = tuple(
@@ -107,11 +111,6 @@ class Shape:
                 if value is ABSENT and place not in given:
                     row[place] = self._omitted[place]
 
-    @property
-    def has_paths(self) -> bool:
-        """True when columns are taken from inside objects."""
-        return bool(self._under)
-
     def key(self, row: list[Any]) -> tuple[Any, ...]:
         """The row's primary key; SetAside when the record does not state it."""
         key = tuple(row[place] for place in self.key_places)
@@ -147,7 +146,24 @@ class Shape:
             if path is not None:
                 nested.append((one, path))
         unknown = tuple(key for key in keys if key not in self._taken)
-        return Plan(tuple(simple), tuple(deep), tuple(nested), unknown)
+        flat = not (deep or nested or self._under)
+        read = self._reader({place: key for place, key, _, _ in simple}) if flat else None
+        return Plan(tuple(simple), tuple(deep), tuple(nested), unknown, read)
+
+    def _reader(self, keys: Mapping[int, str]) -> Read | None:
+        """The compiled reader of flat records with these keys, where they state every column."""
+        if any(place not in keys for place in self.key_places):
+            return None
+        if any(place not in keys and omitted is ABSENT for place, omitted in enumerate(self._omitted)):
+            return None
+        sources = [
+            Source(column, convert, self._engine.bind(column.type), key=keys.get(place), omitted=omitted)
+            for place, (column, convert, omitted) in enumerate(
+                zip(self.table.columns, self._converts, self._omitted, strict=True)
+            )
+        ]
+        version = self.table.mirror.version
+        return compile_reader(sources, self.key_places, None if version is None else self.place[version])
 
     def _version_reader(self) -> ReadVersion | None:
         name = self.table.mirror.version

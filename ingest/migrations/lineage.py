@@ -9,6 +9,7 @@ Nothing else is needed in the folder: no env.py, no alembic.ini.
 from __future__ import annotations
 
 import ast
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,10 +87,10 @@ def _read(file: Path) -> Revision:
     except (OSError, SyntaxError, ValueError) as error:
         raise ModelError(f"cannot be read: {error}", where=str(file)) from error
     stated = _constants(tree)
-    id, after = stated.get("revision"), stated.get("down_revision")
+    id, after = stated.get("revision"), stated.get("down_revision", ...)
     if not isinstance(id, str) or not isinstance(after, str | None):
         raise ModelError(
-            "does not say which revision it is, or which one it follows",
+            "does not say which revision it is, and which one it follows",
             where=str(file),
             hint='revision = "0002" and down_revision = "0001", or None for the first',
         )
@@ -98,18 +99,14 @@ def _read(file: Path) -> Revision:
 
 
 def _constants(tree: ast.Module) -> dict[str, Any]:
-    """What a module sets to a constant, by name."""
+    """What a module sets to a literal, by name: `revision = "0002"`, `down_revision: str | None = "0001"`."""
     stated: dict[str, Any] = {}
     for node in tree.body:
-        targets = (
-            node.targets
-            if isinstance(node, ast.Assign)
-            else [node.target]
-            if isinstance(node, ast.AnnAssign)
-            else []
-        )
-        value = getattr(node, "value", None)
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
         for target in targets:
-            if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
-                stated[target.id] = value.value
+            if isinstance(target, ast.Name):
+                with suppress(ValueError, TypeError):  # it is computed, and nothing that is looked for is
+                    stated[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
     return stated

@@ -93,12 +93,7 @@ class Setup:
 
     def differences(self, truth: Truth, *, ignoring: Collection[str] = ()) -> list[str]:
         """In what the mirror is not the truth."""
-        engine = sa.create_engine(f"sqlite:///{self.database}")
-        try:
-            with engine.connect() as connection:
-                return truth.differences(connection, ignoring=ignoring)
-        finally:
-            engine.dispose()
+        return differences(self.database, truth, ignoring=ignoring)
 
     def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What the database answers, in stored form."""
@@ -108,6 +103,16 @@ class Setup:
                 return [tuple(row) for row in connection.exec_driver_sql(query, values)]
         finally:
             engine.dispose()
+
+
+def differences(database: Path, truth: Truth, *, ignoring: Collection[str] = ()) -> list[str]:
+    """In what the mirror in this file is not the truth."""
+    engine = sa.create_engine(f"sqlite:///{database}")
+    try:
+        with engine.connect() as connection:
+            return truth.differences(connection, ignoring=ignoring)
+    finally:
+        engine.dispose()
 
 
 def toml(tables: Mapping[str, Any]) -> str:

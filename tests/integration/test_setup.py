@@ -79,11 +79,19 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def job(clone: Path, tmp_path: Path) -> Path:
-    """The default job alone, outside the checkout, with no database yet."""
-    for name in ("config.toml", "schema", "fixtures"):
+    """The default job alone, outside the checkout, with its database as the first line left it."""
+    for name in ("config.toml", "schema", "fixtures", *(file.name for file in clone.glob("mirror.db*"))):
         copy = shutil.copytree if (clone / name).is_dir() else shutil.copy2
         copy(clone / name, tmp_path / name)
     return tmp_path
+
+
+@pytest.fixture
+def fresh(job: Path) -> Path:
+    """The same without a database."""
+    for file in job.glob("mirror.db*"):
+        file.unlink()
+    return job
 
 
 def ingest(clone: Path) -> str:
@@ -113,7 +121,7 @@ def test_only_ingest_is_installed(clone: Path) -> None:
 
 
 def test_a_second_run_writes_next_to_nothing(clone: Path, job: Path) -> None:
-    first = certificate(shell(f"{ingest(clone)} sync --json", job))
+    (first,) = msgspec.json.decode(shell(f"{ingest(clone)} runs --json", job).stdout, type=list[Certificate])
     second = certificate(shell(f"{ingest(clone)} sync --json", job))
     assert (first.exit, second.exit) == (0, 0)
     assert (first.scope, second.scope) == ("whole", "touched")
@@ -130,7 +138,6 @@ def test_it_runs_from_any_folder_and_leaves_nothing_there(clone: Path, job: Path
     done = shell(f"{ingest(clone)} --config ../config.toml sync --json", elsewhere)
     assert certificate(done).exit == 0
     assert list(elsewhere.iterdir()) == []
-    assert (job / "mirror.db").exists()
 
 
 def test_without_a_configuration_it_says_what_to_do(clone: Path, tmp_path: Path) -> None:
@@ -157,11 +164,11 @@ def test_it_runs_wherever_it_is_put(clone: Path, job: Path, environment: dict[st
     assert "Traceback" not in done.stderr
 
 
-def test_on_a_terminal_it_shows_how_far_it_is(clone: Path, job: Path) -> None:
+def test_on_a_terminal_it_shows_how_far_it_is(clone: Path, fresh: Path) -> None:
     reading, writing = pty.openpty()
     process = subprocess.Popen(
         [clone / ".venv" / "bin" / "ingest", "sync"],
-        cwd=job,
+        cwd=fresh,
         env=SHELL | {"TERM": "xterm-256color", "COLUMNS": "120"},
         stdin=writing,
         stdout=writing,
@@ -202,11 +209,10 @@ def test_the_models_beside_the_configuration_win_over_an_installed_schema(clone:
 
 
 @pytest.fixture(scope="module")
-def tested(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the second line was typed, as far as the tests."""
-    folder = clone_to(tmp_path_factory.mktemp("tested"))
-    shell(LINES["test"].rpartition(" && ")[0], folder)
-    return folder
+def tested(clone: Path) -> Path:
+    """The clone after the second line was typed there, up to the tests. The last here to use the clone."""
+    shell(LINES["test"].rpartition(" && ")[0], clone)
+    return clone
 
 
 def test_the_second_line_tests_the_checkout_and_not_a_copy(tested: Path, tmp_path: Path) -> None:

@@ -368,8 +368,8 @@ def test_nothing_at_all_shows_the_commands(capsys: pytest.CaptureFixture[str]) -
 def tell(observe: Observer) -> None:
     """What a run tells of itself."""
     observe("run.started", run="r1", command="sync")
-    observe("page.staged", source="chat", stream="a", partition="{}", stamp=1, records=3, bytes=99)
-    observe("partition.failed", source="chat", stream="a", partition="{}", cause="said hunter2-hunter2")
+    observe("page", source="chat", stream="a", partition="{}", stamp=1, records=3, bytes=99)
+    observe("gave_up", source="chat", stream="a", partition="{}", cause="said hunter2-hunter2")
     observe("run.finished", exit=0)
 
 
@@ -380,8 +380,8 @@ def test_every_event_is_a_line_of_json_when_asked_for(job: Job, capsys: pytest.C
     events = [json.loads(line) for line in captured.err.splitlines()]
     assert [event["event"] for event in events] == [
         "run.started",
-        "page.staged",
-        "partition.failed",
+        "page",
+        "gave_up",
         "run.finished",
     ]
     assert (events[1]["records"], events[1]["level"]) == (3, "info")
@@ -394,7 +394,7 @@ def test_every_event_is_a_line_of_text_when_asked_for(job: Job, capsys: pytest.C
     assert main(["--log-format", "text", "sync"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
-    assert lines[1].endswith("page.staged source=chat stream=a partition={} stamp=1 records=3 bytes=99")
+    assert lines[1].endswith("page source=chat stream=a partition={} stamp=1 records=3 bytes=99")
 
 
 def test_without_a_terminal_only_what_is_notable_is_told(

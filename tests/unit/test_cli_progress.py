@@ -43,7 +43,7 @@ def picture(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 def staged(
     stream: str = "messages", partition: str = "{}", records: int = 100, **fields: Any
 ) -> tuple[str, Any]:
-    return "page.staged", {
+    return "page", {
         "source": "chat",
         "stream": stream,
         "partition": partition,
@@ -89,19 +89,17 @@ def test_totals_of_partitions_add_up(picture: Callable[..., str]) -> None:
         ("step.finished", {"step": "references", "nulled": 3, "stubs": 0}, "references 3 nulled"),
         ("step.finished", {"step": "derived"}, "derived nothing to do"),
         ("heal.asked", {"wanted": 12}, "asking for 12 missing parents"),
-        ("retry", {"source": "chat", "after": 30.0}, "waiting 30 s for chat"),
-        ("retry", {}, "asking again"),
+        (
+            "retry",
+            {"source": "chat", "request": "GET /a", "reason": "HTTP 503", "wait": 2.4},
+            "chat GET /a: HTTP 503; again in 2 s",
+        ),
         ("window.opened", {}, "the integrity window is open"),
         ("window.open", {}, "an earlier run left the integrity window open"),
         (
-            "partition.failed",
+            "gave_up",
             {"source": "chat", "stream": "a", "partition": "{}", "cause": "hunter2 [bold]\x1b[2J"},
             r"gave up  chat.a {}: [masked] [bold]\x1b[2J",
-        ),
-        (
-            "partition.failed",
-            {"source": "chat", "stream": "a", "partition": "{}", "error": "HTTP 500"},
-            "gave up  chat.a {}: HTTP 500",
         ),
     ],
 )

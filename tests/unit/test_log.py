@@ -120,14 +120,14 @@ def test_every_credential_a_job_refers_to_is_known(
 def test_an_event_is_a_line_of_json() -> None:
     out = io.StringIO()
     observe = observer(out, "json", Redactor([SECRET]), clock=StoppedClock())
-    observe("page.staged", stream="a", records=3, cause=f"é {SECRET}\n")
+    observe("page", stream="a", records=3, cause=f"é {SECRET}\n")
     assert out.getvalue().isascii()
     assert out.getvalue().endswith("}\n")
     assert out.getvalue().count("\n") == 1
     assert json.loads(out.getvalue()) == {
         "at": "2026-03-01T10:00:00.123+00:00",
         "level": "info",
-        "event": "page.staged",
+        "event": "page",
         "stream": "a",
         "records": 3,
         "cause": f"é {MASK}\n",
@@ -137,9 +137,9 @@ def test_an_event_is_a_line_of_json() -> None:
 def test_an_event_is_a_line_of_text_that_does_nothing_to_a_terminal() -> None:
     out = io.StringIO()
     observe = observer(out, "text", Redactor([SECRET]), clock=StoppedClock())
-    observe("partition.failed", partition='{"id":1}', cause=f"{SECRET}\x1b[2J\n", empty="", count=2, no=None)
+    observe("gave_up", partition='{"id":1}', cause=f"{SECRET}\x1b[2J\n", empty="", count=2, no=None)
     assert out.getvalue() == (
-        "2026-03-01T10:00:00.123+00:00 warning partition.failed "
+        "2026-03-01T10:00:00.123+00:00 warning gave_up "
         rf'partition={{"id":1}} cause="{MASK}\u001b[2J\n" empty="" count=2 no=null' + "\n"
     )
 
@@ -147,9 +147,9 @@ def test_an_event_is_a_line_of_text_that_does_nothing_to_a_terminal() -> None:
 def test_only_what_is_notable_is_passed_on() -> None:
     told: list[str] = []
     observe = only_notable(lambda event, /, **fields: told.append(event))
-    for event in ("page.staged", "partition.failed", "retry", "load.finished", "window.opened"):
+    for event in ("page", "gave_up", "retry", "load.finished", "window.opened"):
         observe(event)
-    assert told == ["partition.failed", "window.opened"]
+    assert told == ["gave_up", "window.opened"]
 
 
 def test_libraries_are_heard_only_within_the_context(caplog: pytest.LogCaptureFixture) -> None:

@@ -105,7 +105,7 @@ class Note(Base):
     )
     id: Mapped[str] = mapped_column(String(20), primary_key=True)
     space_id: Mapped[int] = mapped_column(ForeignKey("spaces.id"))
-    author_id: Mapped[int]
+    author_id: Mapped[int] = mapped_column(ForeignKey("people.id"))
     day: Mapped[date]
     text: Mapped[str | None] = mapped_column(String(50))
     redacts_id: Mapped[str | None] = mapped_column(ForeignKey("notes.id"))
