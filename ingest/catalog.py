@@ -17,6 +17,7 @@ from sqlalchemy.orm import Mapper, RelationshipProperty, configure_mappers
 from ingest.errors import ConfigError, ModelError
 from ingest.mirror import LEDGER_COLUMNS, Count, Latest, Mirror, Policy, attach, said
 from ingest.paths import Path
+from ingest.types import HIGHEST_VERSION, LOWEST_VERSION
 
 OnDelete = Literal["CASCADE", "SET NULL", "SET DEFAULT", "RESTRICT", "NO ACTION"]
 #: `Column.default` of a column that has none
@@ -458,9 +459,9 @@ def _stored(type_: sa.types.TypeEngine[Any], value: Any, dialect: sa.Dialect) ->
 
 def version_number(value: Any) -> int:
     """A version column's python value as an integer: a time counts in microseconds since 1970."""
-    if isinstance(value, datetime):
-        return (value - _EPOCH) // timedelta(microseconds=1)
-    return int(value)
+    number = (value - _EPOCH) // timedelta(microseconds=1) if isinstance(value, datetime) else int(value)
+    # what is outside is the machine's own: "no version", and "whatever the version"
+    return min(max(number, LOWEST_VERSION + 1), HIGHEST_VERSION - 1)
 
 
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")

@@ -139,7 +139,7 @@ class Errand:
             part.label if len(route.family) == 1 else max(labels, default=None),
             only_opened=route.only_opened,
             fresh=not settled,
-            revealed=place in self._revealed or route.is_root,
+            revealed=place in self._revealed,
             stopped=frozenset(stopped),
             unfinished=self._unfinished,
         )

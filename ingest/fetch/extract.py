@@ -99,11 +99,8 @@ def revealed(rules: Iterable[Rule], partition: dict[str, Any], found: Sequence[F
     for rule in rules:
         for record in found:
             child = _child(rule, partition, record.value)
-            if child is None:
-                continue
-            place = child.stream, child.partition
-            if not child.closed or place not in children:
-                children[place] = child
+            if child is not None:
+                children[child.stream, child.partition] = child
     return list(children.values())
 
 

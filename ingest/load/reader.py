@@ -84,4 +84,4 @@ def _version(sources: Sequence[Source], place: int | None) -> str:
         return "lowest"
     if sources[place].bind is not None:
         return "version"
-    return f"v{place} if v{place} is not None else lowest"
+    return f"number(v{place}) if v{place} is not None else lowest"

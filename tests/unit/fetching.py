@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Container, Sequence
 from datetime import UTC, datetime
@@ -116,6 +117,8 @@ class FakeClient:
         self.requests += 1
         self.asked.append(request)
         answer = self.handler(request, dict(request.query))
+        # the answer takes its time, and others go on meanwhile
+        await asyncio.sleep(0)
         if isinstance(answer, Exception):
             raise answer
         status, json, headers = answer if isinstance(answer, tuple) else (200, answer, {})

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingest.errors import AuthFailed, BadAnswer, StagingConflict, UsageError
+from ingest.errors import AuthFailed, BadAnswer, Refused, StagingConflict, UsageError
 from ingest.types import Child, Covered, Request, Walk
 from tests.unit.fetching import PAGING, Killed, Lab, at, page_of
 
@@ -244,6 +244,41 @@ async def test_a_partition_that_two_pages_reveal_is_walked_once() -> None:
         assert lab.log.ids("messages")["m1"] == 2
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_partition_that_is_revealed_again_was_not_skipped_and_is_not_walked_twice_at_once(
+    concurrency: int,
+) -> None:
+    upstream = Rooms(a=9)
+    upstream.answers["/rooms"] = lambda query: {"data": upstream.listed(), "more": query["page"] != "3"}
+    lab = Lab(QUIET, upstream, concurrency=concurrency)
+    report = await lab.whole()
+    assert (len(lab.log.staged("messages")), report.skipped) == (3, 0)
+    assert lab.repeated() == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_partition_that_gave_up_is_not_tried_again_in_the_same_run(concurrency: int) -> None:
+    upstream = Rooms(a=1)
+    upstream.answers["/rooms"] = lambda query: {"data": upstream.listed(), "more": query["page"] != "3"}
+    upstream.answers["/rooms/a/messages"] = BadAnswer("cut short")
+    lab = Lab(ROOMS, upstream, concurrency=concurrency)
+    report = await lab.sync()
+    assert report is not None
+    assert len(report.failures) == 1
+    assert lab.paths.count("/rooms/a/messages") == 1
+
+
+async def test_a_partition_that_lacks_what_the_path_needs_now_is_left_alone() -> None:
+    upstream = Rooms(a=1)
+    lab = Lab(ROOMS, upstream)
+    await lab.whole()
+    lab.change(
+        {**ROOMS, "messages": {**ROOMS["messages"], "path": "/rooms/{rooms.id}/messages/{rooms.slug}"}}
+    )
+    await lab.whole()
+    assert lab.paths == ["/rooms?page=1"]
+
+
 async def test_the_newest_value_of_the_parent_wins_and_is_walked_for() -> None:
     upstream = Rooms(a=1)
     lists = iter(range(9))
@@ -348,6 +383,18 @@ async def test_a_closed_partition_is_skipped_while_its_parent_stays_the_same() -
     assert lab.paths == ["/rooms?page=1"]
 
 
+async def test_that_a_partition_is_still_closed_is_news_where_its_parent_has_changed() -> None:
+    upstream = Rooms(a=1)
+    upstream.answers["/rooms/a/messages"] = (404, {}, {})
+    lab = Lab(QUIET, upstream)
+    await lab.whole()
+    upstream.rooms["a"].write(1)
+    await lab.whole()
+    await lab.whole()
+    assert lab.paths == ["/rooms?page=1"]
+    assert len(lab.log.staged("messages")) == 2
+
+
 async def test_a_listing_of_its_own_that_is_refused_is_a_failure() -> None:
     lab = Lab({"messages": MESSAGES}, lambda *_: (404, {}, {}))
     report = await lab.sync()
@@ -373,8 +420,6 @@ async def test_a_cursor_that_expired_between_two_runs_is_given_up_for_a_new_walk
 
 
 async def test_some_servers_say_with_status_200_that_a_cursor_has_expired() -> None:
-    from ingest.errors import Refused
-
     upstream = Messages(10)
     lab = Lab({"messages": MESSAGES}, upstream)
     await lab.sync(kill_at=2)
@@ -384,6 +429,32 @@ async def test_some_servers_say_with_status_200_that_a_cursor_has_expired() -> N
     assert set(lab.log.ids("messages")) == {f"m{seq}" for seq in range(1, 11)}
     # a page that the loader can tell from one with records
     assert [page.status for page in lab.log.staged("messages") if page.status != 200] == [400]
+
+
+@pytest.mark.parametrize("refusal", [Refused("status 200 with an error", status=200), (403, {}, {})])
+async def test_a_refusal_that_may_pass_leaves_the_walk_where_it_is(refusal: Any) -> None:
+    upstream = Messages(10)
+    lab = Lab({"messages": MESSAGES}, upstream)
+    upstream.refused = {"after-m5": refusal}
+    report = await lab.sync()
+    assert report is not None
+    assert len(report.failures) == 1
+    assert [page.status for page in lab.log.staged("messages")] == [200, 200]
+    upstream.refused = {}
+    await lab.whole()
+    assert lab.paths == ["/messages?cursor=after-m5", "/messages?cursor=after-m2", "/messages"]
+
+
+async def test_of_a_resumed_walk_only_the_first_cursor_can_have_expired() -> None:
+    upstream = Messages(10)
+    lab = Lab({"messages": MESSAGES}, upstream)
+    await lab.sync(kill_at=2)
+    upstream.refused = {"after-m2": (400, {}, {})}
+    report = await lab.sync()
+    assert report is not None
+    assert lab.paths == ["/messages?cursor=after-m5", "/messages?cursor=after-m2"]
+    assert len(report.failures) == 1
+    assert [gap.reason for gap in lab.fetcher.gaps()] == ["the server refuses to go on from there"]
 
 
 async def test_a_tail_whose_cursor_expired_begins_anew() -> None:
@@ -566,6 +637,19 @@ async def test_a_page_says_what_had_been_staged_when_it_was_asked_for() -> None:
     assert told == [3, 6, 9]
 
 
+async def test_what_is_staged_while_an_answer_is_under_way_is_not_older_than_it() -> None:
+    upstream = Rooms(**{f"r{number}": 9 for number in range(5)})
+    tops: dict[str, int] = {}
+
+    def serve(request: Request, query: dict[str, str]) -> Any:
+        tops[str(request)] = lab.log.pages[-1][0] if lab.log.pages else 0
+        return upstream(request, query)
+
+    lab = Lab(ROOMS, serve, concurrency=3)
+    await lab.whole()
+    assert all(page.asked <= tops[str(page.request)] for page in lab.log.staged("messages"))
+
+
 async def test_partitions_run_side_by_side_within_the_stated_number() -> None:
     upstream = Rooms(**{f"r{number}": 1 for number in range(6)})
     lab = Lab(ROOMS, upstream, concurrency=3)
@@ -728,14 +812,20 @@ class Opening:
     def __init__(self) -> None:
         self.synced = {"": "s1", "s1": "s2", "s2": "s2"}
         self.history: dict[str, Any] = {}
+        #: cursors of pages that show no room
+        self.quiet: set[str] = set()
 
     def __call__(self, request: Request, query: dict[str, str]) -> Any:
         if request.path == "/sync":
             since = query.get("since", "")
             room = {"events": [{"id": since}], "limited": True, "before": f"t{since}"}
-            rooms = {"a": room} if self.synced[since] != since else {}
-            return {"next": self.synced[since], "rooms": rooms}
-        return self.history.get(query["from"], {"data": []})
+            rooms = {"a": room} if self.synced[since] != since and since not in self.quiet else {}
+            # a page without events ends a tail's walk
+            filler = {"filler": {"events": [{"id": 0}]}} if since in self.quiet and not rooms else {}
+            return {"next": self.synced[since], "rooms": rooms or filler}
+        if request.path == "/rooms":
+            return {"data": [{"id": "a"}]}
+        return self.history.get(query.get("from", "first"), {"data": []})
 
 
 async def test_a_limited_page_opens_a_walk_down_to_where_the_last_one_was() -> None:
@@ -752,6 +842,30 @@ async def test_a_limited_page_opens_a_walk_down_to_where_the_last_one_was() -> N
     first, second = lab.log.staged("history")
     assert (first.walk.kind, first.walk.start, first.walk.until) == ("gap", '"t"', None)
     assert (second.walk.start, second.walk.until) == ('"ts1"', '"s1"')
+
+
+async def test_a_room_that_is_new_in_a_later_page_is_read_to_its_beginning() -> None:
+    upstream = Opening()
+    upstream.quiet = {""}
+    lab = Lab(OPENING, upstream)
+    await lab.whole()
+    assert lab.paths[3:] == ["/rooms/a/history?dir=b&from=ts1"]
+
+
+async def test_pages_of_streams_that_open_each_other_are_ordered_together() -> None:
+    upstream = Opening()
+    upstream.quiet = {"", "s1"}
+    upstream.synced = {"": "s1", "s1": "s1"}
+    history = {**OPENING["history"], "each": "rooms", "path": "/rooms/{rooms.id}/history"}
+    lab = Lab({**OPENING, "rooms": {"path": "/rooms"}, "history": history}, upstream)
+    upstream.history = {"first": {"data": [{"id": 1}]}}
+    await lab.whole()
+    upstream.synced = {"s1": "s2", "s2": "s2"}
+    await lab.whole("sync")
+    (walked,) = lab.log.staged("history")
+    labels = [page.label for page in lab.log.staged("sync")]
+    assert walked.walk.kind == "head"
+    assert labels[1] < walked.label < labels[2]
 
 
 async def test_an_opened_walk_that_was_not_begun_is_a_gap_and_the_next_run_begins_it() -> None:

@@ -160,7 +160,7 @@ STREAMS: dict[str, Any] = {
         "entity": "User",
         "order": "oldest-first",
         "key": "id",
-        "by_id": {"path": "/users/{id}"},
+        "by_id": {"path": "/users/{id}", "records": "data"},
         "paginate": {"kind": "page", "pages": "meta.pages", "limit": 10},
     },
     "tags": {
@@ -185,7 +185,7 @@ STREAMS: dict[str, Any] = {
         "key": "created_at",
         "changes": {"reread": "7d"},
         "unchanged": "last_message.id",
-        "by_id": {"path": "/messages/{id}"},
+        "by_id": {"path": "/messages/{id}", "records": "data"},
         "paginate": {"kind": "cursor", "next": "meta.next_cursor", "limit": 10},
     },
 }

@@ -102,6 +102,7 @@ class Upstream:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[Any]] = set()
         self._broken: list[Exception] = []
+        self._serving = False
         self._ordinal = 0
 
     # -- what a test says and asks -------------------------------------------------------------------------
@@ -156,6 +157,7 @@ class Upstream:
 
     async def __aenter__(self) -> Upstream:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=HEADER_LIMIT)
+        self._serving = True
         self.site.origin = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -163,6 +165,7 @@ class Upstream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None
+        self._serving = False
         self._server.close()
         for connection in self._connections:
             connection.cancel()
@@ -176,7 +179,7 @@ class Upstream:
         assert task is not None
         self._connections.add(task)
         try:
-            while (request := await read_request(reader)) is not None:
+            while self._serving and (request := await read_request(reader)) is not None:
                 if not await write_answer(writer, self._answer(request), self._sleep):
                     break
         except (ConnectionError, asyncio.IncompleteReadError):

@@ -1,0 +1,93 @@
+"""A process that runs one command line and dies by SIGKILL at a moment that is given in words.
+
+page 3                 right after the third page of this run was made durable
+lost 2                 with the second answer in hand, before it is staged
+sql 1 INTO messages    before the first statement to the database that holds this text
+commit 4               before the fourth transaction of the database is committed
+window 2               before the second commit after the integrity window was opened
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from ingest import pipeline
+from ingest.cli.main import main
+from ingest.staging import SqlitePageLog
+
+
+def die() -> None:
+    """What a power cut, or somebody with `kill -9`, does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(arguments: list[str], moment: str | None, output: Path, limits: dict[str, int]) -> None:
+    """Run a command line, its output in a file; `limits` are thresholds of the pipeline."""
+    with output.open("w") as stream:
+        sys.stdout = sys.stderr = stream
+        for name, value in limits.items():
+            setattr(pipeline, name, value)
+        if moment is not None:
+            _lie_in_wait(*moment.split(" ", 2))
+        status = main(arguments)
+        stream.flush()
+        # not sys.exit: nothing that a dying process leaves undone may be done here either
+        os._exit(status)
+
+
+def _lie_in_wait(kind: str, number: str, text: str = "") -> None:
+    countdown = Countdown(int(number))
+    if kind in ("page", "lost"):
+        _around_append(countdown, before=kind == "lost")
+    elif kind == "sql":
+        sa.event.listen(sa.Engine, "before_cursor_execute", _on_statement(countdown.tick, text))
+    elif kind == "commit":
+        sa.event.listen(sa.Engine, "commit", lambda _: countdown.tick())
+    else:
+        opened: list[bool] = []
+        note = _on_statement(lambda: opened.append(True), "SET window=")
+        sa.event.listen(sa.Engine, "before_cursor_execute", note)
+        # the first commit is that of the window itself
+        countdown.left += 1
+        sa.event.listen(sa.Engine, "commit", lambda _: countdown.tick() if opened else None)
+
+
+class Countdown:
+    """Dies when it has counted down."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def tick(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            die()
+
+
+def _on_statement(do: Callable[[], Any], text: str) -> Callable[..., None]:
+    def listener(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if text in statement.replace('"', ""):
+            do()
+
+    return listener
+
+
+def _around_append(countdown: Countdown, *, before: bool) -> None:
+    append = SqlitePageLog.append
+
+    async def watched(self: SqlitePageLog, *values: Any, **named: Any) -> int:
+        if before:
+            countdown.tick()
+        stamp = await append(self, *values, **named)
+        if not before:
+            countdown.tick()
+        return stamp
+
+    SqlitePageLog.append = watched  # type: ignore[method-assign]

@@ -1,0 +1,251 @@
+"""SIGKILL at any moment loses no staged page and applies none twice, and nothing staged is asked again."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ingest.config import read_config
+from ingest.pipeline import open_job
+from ingest.report import Status
+from ingest.staging import SqlitePageLog
+from ingest.types import Envelope
+from tests.crash import child
+from tests.integration.jobs import Setup
+from tests.upstream import Truth, Upstream, example, generate
+
+pytestmark = pytest.mark.usefixtures("imports_are_forgotten")
+
+ROWS = {
+    "users": 14,
+    "tags": 12,
+    "conversations": 8,
+    "conversation_tags": 16,
+    "messages": 60,
+    "attachments": 30,
+    "poll_options": 20,
+}
+CURSOR = {"kind": "cursor", "next": "meta.next", "limit": 6}
+#: users are in no listing: each of them is asked for by id
+STREAMS: dict[str, Any] = {
+    **{name: {**example.STREAMS[name], "paginate": CURSOR} for name in ("tags", "conversations", "messages")},
+    "users": {"entity": "User", "by_id": {"path": "/users/{id}"}},
+}
+#: a child starts with everything imported; importing is what takes its time
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    [
+        "tests.crash.child",
+        "alembic.command",
+        "anyio._backends._asyncio",
+        "httpcore",
+        "ingest.cli.render",
+        "ingest.log",
+        "sqlalchemy.dialects.sqlite.aiosqlite",
+    ]
+)
+
+
+class Asked(NamedTuple):
+    """What makes two requests the same."""
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...]
+
+
+class Victim:
+    """A job that is run in processes of their own, and what they and the upstream leave behind."""
+
+    def __init__(self, setup: Setup, up: Upstream) -> None:
+        self.setup, self.up = setup, up
+        self.output = setup.folder / "output"
+        setup.configure(up.base_url)
+        #: requests after which the running child is killed by somebody else
+        self.kill_at: int | None = None
+        self._process: ForkServerProcess | None = None
+
+    def before(self, *_: Any) -> None:
+        """Called by the upstream with every request."""
+        if self.kill_at is not None and self._process is not None:
+            self.kill_at -= 1
+            if self.kill_at == 0 and self._process.pid is not None:
+                os.kill(self._process.pid, signal.SIGKILL)
+
+    async def run(self, *arguments: str, moment: str | None = None, **limits: int) -> int:
+        """Run a command and return its exit status, -9 when it was killed."""
+        if moment is not None and moment.startswith("request"):
+            self.kill_at, moment = int(moment.split()[1]), None
+        command = ["--config", str(self.setup.config_file), *arguments]
+        self._process = CHILDREN.Process(target=child.run, args=(command, moment, self.output, limits))
+        self._process.start()
+        await asyncio.to_thread(self._process.join)
+        status, self.kill_at = self._process.exitcode, None
+        assert status is not None
+        self._process.close()
+        self._process = None
+        return status
+
+    async def staged(self) -> list[tuple[int, Envelope]]:
+        """Every page in the log."""
+        if not (path := Path(f"{self.setup.database}.pages")).exists():
+            return []
+        log = await SqlitePageLog.open(path, readonly=True)
+        try:
+            return [(stamp, envelope) async for stamp, _, envelope in log.envelopes()]
+        finally:
+            await log.close()
+
+    async def status(self) -> Status:
+        async with open_job(read_config(self.setup.config_file), write=False) as job:
+            return await job.status()
+
+    async def digest(self) -> str:
+        async with open_job(read_config(self.setup.config_file), write=False) as job:
+            return await job.digest()
+
+
+def make_truth() -> Truth:
+    return generate(example.Base, seed=6, rows=ROWS)
+
+
+@pytest.fixture
+def truth() -> Truth:
+    return make_truth()
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of a run that nobody kills."""
+    return asyncio.run(undisturbed(tmp_path_factory.mktemp("undisturbed"), make_truth()))
+
+
+@asynccontextmanager
+async def served(folder: Path, truth: Truth) -> AsyncIterator[Victim]:
+    """A job and an upstream that holds still, some of it hidden."""
+    setup = Setup(folder, STREAMS)
+    victims: list[Victim] = []
+    up = Upstream(setup.source, truth, before=lambda *_: [one.before() for one in victims] and None)
+    owners = {row["owner_id"] for row in truth.rows("conversations")}
+    guests = [row["id"] for row in truth.rows("users") if row["id"] not in owners]
+    up.hide("users", guests[0])
+    up.forbid("users", guests[1])
+    async with up:
+        victims.append(Victim(setup, up))
+        yield victims[0]
+
+
+async def undisturbed(folder: Path, truth: Truth) -> str:
+    async with served(folder, truth) as victim:
+        assert await victim.run("sync") == 0, victim.output.read_text()
+        return await victim.digest()
+
+
+def asked_again(staged: list[tuple[int, Envelope]], asked: list[Asked]) -> list[Asked]:
+    """What was asked for though it was staged: within walks that had not ended, and by id.
+
+    The top of a newest-first listing is asked for in every run, whatever is left undone below it.
+    """
+    ended = {envelope.walk.id for _, envelope in staged if envelope.next is None}
+    known = {
+        Asked(envelope.request.method, envelope.request.path, tuple(sorted(envelope.request.query)))
+        for _, envelope in staged
+        if envelope.walk.kind == "by_id"
+        or (envelope.walk.id not in ended and not (envelope.walk.kind == "head" and _is_top(envelope)))
+    }
+    return [one for one in asked if one in known]
+
+
+def _is_top(envelope: Envelope) -> bool:
+    return not any(name == "cursor" for name, _ in envelope.request.query)
+
+
+def assert_accounted(victim: Victim, known: Status, pages: int) -> None:
+    """Every staged page is loaded, quarantined or pending, and marked once at most."""
+    marked = victim.setup.ask(
+        "SELECT state, count(*), count(DISTINCT stamp) FROM ingest_pages GROUP BY state"
+    )
+    assert sum(count for _, count, _ in marked) + known.pending_pages == pages
+    assert all(count == distinct for _, count, distinct in marked)
+    assert sum(count for _, count, _ in marked) == known.loaded_pages
+
+
+MOMENTS = (
+    "page 1",
+    "page 5",
+    "page 13",
+    "lost 2",
+    "lost 9",
+    "request 1",
+    "request 7",
+    "request 20",
+    "commit 1",
+    "commit 2",
+    "commit 5",
+    "sql 1 INTO messages",
+    "sql 1 INTO ingest_pages",
+    "sql 2 UPDATE conversations",
+    "sql 1 DELETE FROM ingest_touched",
+    "sql 1 SET loaded_to",
+    "sql 1 UPDATE ingest_runs",
+)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_killed_ten_times_over_the_mirror_is_that_of_a_run_nobody_killed(
+    tmp_path: Path, truth: Truth, wanted: str, seed: int
+) -> None:
+    moments = random.Random(seed).sample(MOMENTS, 10)
+    killed: Counter[str] = Counter()
+    async with served(tmp_path, truth) as victim:
+        for moment in [*moments, None]:
+            staged, before = await victim.staged(), len(victim.up.requests)
+            status = await victim.run("sync", moment=moment)
+            assert status in (-signal.SIGKILL, 0), victim.output.read_text()
+            killed[moment or ""] += status != 0
+            asked = [
+                Asked(seen.method, seen.path, tuple(sorted(seen.query)))
+                for seen in victim.up.requests[before:]
+            ]
+            assert len(asked) == len(set(asked))
+            assert asked_again(staged, asked) == []
+            pages = await victim.staged()
+            assert [page for page in pages if page in staged] == staged
+            if victim.setup.database.exists() and pages:
+                assert_accounted(victim, await victim.status(), len(pages))
+        assert status == 0
+        assert sum(killed.values()) >= 7, killed
+        assert (await victim.status()).pending_pages == 0
+        assert await victim.digest() == wanted
+        assert await victim.run("verify") == 0
+
+
+@pytest.mark.parametrize("moment", ["window 1", "window 3", "sql 2 SET window="])
+async def test_killed_while_the_integrity_window_is_open_it_is_announced_and_the_next_run_closes_it(
+    tmp_path: Path, truth: Truth, wanted: str, moment: str
+) -> None:
+    async with served(tmp_path, truth) as victim:
+        small = {"BULK": 30, "BATCH": 20, "BACKLOG": 120}
+        assert await victim.run("sync", moment=moment, **small) == -signal.SIGKILL
+        known = await victim.status()
+        assert known.window is not None
+        assert_accounted(victim, known, len(await victim.staged()))
+        for command in ("status", "missing", "gaps"):
+            assert await victim.run(command) == 0
+            assert known.window in victim.output.read_text(), command
+
+        assert await victim.run("sync") == 0, victim.output.read_text()
+        assert (await victim.status()).window is None
+        assert (await victim.status()).last[0].scope == "whole"
+        assert await victim.digest() == wanted

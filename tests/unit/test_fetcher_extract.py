@@ -1,0 +1,100 @@
+"""What is read out of a page without knowing what it means."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from ingest.errors import AuthFailed
+from ingest.fetch.crew import Crew
+from ingest.fetch.extract import Found, opened, record_id, records, revealed, rules
+from ingest.types import Child
+from tests.unit.fetching import configured
+
+
+@pytest.mark.parametrize(
+    ("path", "page", "found"),
+    [
+        ("$", [1, 2], [(1, ()), (2, ())]),
+        ("", {"id": 1}, [({"id": 1}, ())]),
+        ("data", {"data": [{"id": 1}]}, [({"id": 1}, ())]),
+        ("data", {"data": {"id": 1}}, [({"id": 1}, ())]),
+        ("data", {"data": None}, []),
+        ("data", {}, []),
+        ("rooms.*.events", {"rooms": {"a": {"events": [1, 2]}, "b": {}}}, [(1, ("a",)), (2, ("a",))]),
+        ("rooms.*", {"rooms": {"a": 1, "b": [2, 3]}}, [(1, ("a",)), (2, ("b",)), (3, ("b",))]),
+    ],
+)
+def test_records_are_what_the_path_leads_to(path: str, page: Any, found: Any) -> None:
+    stream = configured({"s": {"path": "/s", "records": path}}).source.streams["s"]
+    assert records(stream, page) == [Found(*one) for one in found]
+
+
+@pytest.mark.parametrize(
+    ("record", "id"),
+    [({"id": 7}, "7"), ({"id": "x"}, "x"), ("x", "x"), (7, "7"), ({}, None), ({"id": True}, None)],
+)
+def test_a_bare_value_is_its_own_id(record: Any, id: str | None) -> None:
+    stream = configured({"s": {"path": "/s"}}).source.streams["s"]
+    assert record_id(stream, record) == id
+
+
+def test_the_last_record_of_a_page_says_how_its_partition_is() -> None:
+    streams = {"a": {"path": "/a"}, "b": {"each": "a", "path": "/{a.id}", "unchanged": "n", "when": "on"}}
+    source = configured(streams).source
+    found = [
+        Found({"id": 1, "n": 5, "on": True}, ()),
+        Found({"id": 2, "n": None, "on": True}, ()),
+        Found({"id": 3, "on": True}, ()),
+        Found({"id": 1, "n": 6, "on": False}, ()),
+        Found({"id": {"not": "a scalar"}, "on": True}, ()),
+    ]
+    assert revealed(rules(source, "a"), {"z": 0}, found) == [
+        Child(stream="b", partition='{"a.id":1,"z":0}', closed=True),
+        # null is a value, and what is absent says nothing
+        Child(stream="b", partition='{"a.id":2,"z":0}', unchanged="null"),
+        Child(stream="b", partition='{"a.id":3,"z":0}'),
+    ]
+
+
+def test_a_page_opens_walks_with_what_it_was_asked_with_and_what_it_shows() -> None:
+    opens = {
+        "stream": "b",
+        "at": "rooms.*.*",
+        "when": "limited",
+        "from": "before",
+        "to": "$since",
+        "partition": {"kind": "$1", "room": "$2", "org": "$partition.org"},
+    }
+    streams = {"a": {"path": "/a", "opens": opens}, "b": {"path": "/{room}"}}
+    stream = configured(streams).source.streams["a"]
+    page = {
+        "rooms": {
+            "join": {"r1": {"limited": True, "before": "t1"}, "r2": {"limited": False, "before": "t2"}},
+            "leave": {"r3": {"limited": True}, "r4": {"limited": True, "before": "t4"}},
+        }
+    }
+    places = ['{"kind":"join","org":1,"room":"r1"}', '{"kind":"leave","org":1,"room":"r4"}']
+    assert list(opened(stream, page, '"s9"', {"org": 1})) == [
+        Child(stream="b", partition=place, start=start, until='"s9"')
+        for place, start in zip(places, ('"t1"', '"t4"'), strict=True)
+    ]
+    assert [child.until for child in opened(stream, page, None, {"org": 1})] == [None, None]
+    # without what it needs there is no partition
+    assert list(opened(stream, page, None, {})) == []
+
+
+async def test_the_error_that_stops_the_run_is_told_before_what_it_brought_about() -> None:
+    async def do(job: int) -> None:
+        if job == 1:
+            await asyncio.sleep(0)
+            raise ValueError("the other")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise AuthFailed from None
+
+    with pytest.raises(AuthFailed):
+        await Crew[int](2, do).work([lambda: [1, 2]])
