@@ -177,15 +177,9 @@ class Job:
 
     async def record(self, source: str, to: Path) -> int:
         """Write a source's staged pages as fixtures, without credentials; how many."""
-        self._chosen([source])
-        pages = [
-            page async for page in self._pages() if page.envelope.source == source and page.body is not None
-        ]
-        if not pages:
-            raise UsageError(
-                "nothing of it is staged yet", where=f"source {source}", hint="run `ingest sync` first"
-            )
-        return write_exchanges(to, [(page.envelope, page.body or b"") for page in pages])
+        (configured,) = self._chosen([source])
+        pages = (page async for page in self._pages() if page.envelope.source == source)
+        return await write_exchanges(to, pages, configured)
 
     async def digest(self) -> str:
         """The canonical digest of what the mirror holds."""

@@ -8,7 +8,7 @@ A partition that gives up ends alone. Its walk stays open, and the next run goes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from ingest.errors import GiveUp
@@ -17,10 +17,13 @@ from ingest.fetch.known import Known
 from ingest.fetch.parts import Part
 from ingest.fetch.routes import ROOT, Place, Route
 from ingest.fetch.stager import Stager
-from ingest.fetch.walk import Command, Situation, next_step, settles
+from ingest.fetch.walk import Command, Situation, Step, next_step, settles
 from ingest.fetch.walker import Walker
 from ingest.report import Failure
 from ingest.types import Child
+
+#: walks beside which a new one for the news can be begun, and meets their ground or is apart from them
+_ASIDE = ("head", "gap", "backfill")
 
 
 class Errand:
@@ -47,6 +50,8 @@ class Errand:
         self._busy: set[Place] = set()
         self._again: set[Place] = set()
         self._failed: set[Place] = set()
+        #: walks that this command does not go on with
+        self._stopped: set[str] = set()
         #: partitions that need no new walk any more, and the `unchanged` value that goes for
         self._settled: dict[Place, str | None] = {}
 
@@ -85,12 +90,7 @@ class Errand:
         try:
             await self._walks(place)
         except GiveUp as error:
-            self._failed.add(place)
-            self._again.discard(place)
-            self.failures.append(
-                Failure(source=self._stager.source, stream=place[0], partition=place[1], cause=str(error))
-            )
-            self._stager.tell("gave_up", stream=place[0], partition=place[1], cause=str(error))
+            self._give_up(place, error)
         finally:
             self._busy.discard(place)
         if place in self._again:
@@ -100,33 +100,45 @@ class Errand:
 
     async def _walks(self, place: Place) -> None:
         route, part = self._routes[place[0]], self._known.part(*place)
-        stopped: set[str] = set()
         idle = True
-        while step := next_step(route.stream, part, self._situation(route, part, stopped)):
+        while step := next_step(route.stream, part, self._situation(route, part)):
             idle = False
-            value = part.unchanged
-            outcome = await self._walker.walk(route, part, step)
-            if outcome == "expired":
-                self._stager.tell("cursor_expired", stream=route.name, partition=part.partition)
-                continue
-            if outcome == "left":
-                stopped.add(step.walk.id)
-                self._stager.tell("walk_left_open", stream=route.name, partition=part.partition)
-            if step.resumed and step.walk.kind == "full":
-                self.finished.add(route.name)
-            if settles(route.stream, step, self._command):
-                self._settled[place] = value
+            try:
+                await self._take(route, part, step)
+            except GiveUp as error:
+                if step.fresh or step.walk.kind not in _ASIDE:
+                    raise
+                # an old walk that cannot go on must not keep the news back
+                self._stopped.add(step.walk.id)
+                self._give_up(place, error)
+        settled = place in self._settled or place in self._failed
         if not idle:
             self.skipped.discard(place)
-        elif (
-            self._command.kind == "sync"
-            and part.is_satisfied
-            and not part.closed
-            and place not in self._settled
-        ):
+        elif self._command.kind == "sync" and part.is_satisfied and not part.closed and not settled:
             self.skipped.add(place)
 
-    def _situation(self, route: Route, part: Part, stopped: Iterable[str]) -> Situation:
+    async def _take(self, route: Route, part: Part, step: Step) -> None:
+        value = part.unchanged
+        outcome = await self._walker.walk(route, part, step)
+        if outcome == "expired":
+            self._stager.tell("cursor_expired", stream=route.name, partition=part.partition)
+            return
+        if outcome == "left":
+            self._stopped.add(step.walk.id)
+            self._stager.tell("walk_left_open", stream=route.name, partition=part.partition)
+        elif step.resumed and step.walk.kind == "full":
+            self.finished.add(route.name)
+        if settles(route.stream, step, self._command):
+            self._settled[part.stream, part.partition] = value
+
+    def _give_up(self, place: Place, error: GiveUp) -> None:
+        self._failed.add(place)
+        self._again.discard(place)
+        failure = Failure(source=self._stager.source, stream=place[0], partition=place[1], cause=str(error))
+        self.failures.append(failure)
+        self._stager.tell("gave_up", stream=place[0], partition=place[1], cause=str(error))
+
+    def _situation(self, route: Route, part: Part) -> Situation:
         place = part.stream, part.partition
         labels = [self._known.labels[name] for name in route.family if name in self._known.labels]
         settled = place in self._settled and (
@@ -140,7 +152,7 @@ class Errand:
             only_opened=route.only_opened,
             fresh=not settled,
             revealed=place in self._revealed,
-            stopped=frozenset(stopped),
+            stopped=self._stopped,
             unfinished=self._unfinished,
         )
 

@@ -17,6 +17,8 @@ from ingest.types import Child, Envelope, Walk
 
 #: `closed` of a partition whose parent says that there is none; otherwise it is a status
 BY_PARENT = 1
+#: statuses that go for good, while the parent's `unchanged` value stays; a right to read may come back
+GONE = (404, 410)
 
 _REASONS = {
     "open": "a walk has not come to its end",
@@ -65,6 +67,11 @@ class Part(msgspec.Struct, array_like=True):
     opened: dict[str, Opening] = {}
     #: bounds and run of the last completed backfill
     backfilled: tuple[str | None, str | None, str] | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """True where that it is closed also satisfies the parent's value, if there is one."""
+        return self.closed in GONE and (self.unchanged is None or self.is_satisfied)
 
     @property
     def is_satisfied(self) -> bool:
@@ -159,7 +166,8 @@ def _fold_refusal(part: Part, envelope: Envelope, stamp: int) -> None:
         part.walks[walk.id] = stretch
     else:
         part.closed = envelope.status
-        _satisfy(part, walk, stamp)
+        if envelope.status in GONE:
+            _satisfy(part, walk, stamp)
 
 
 def fold_child(part: Part, child: Child, id: str, stamp: int, label: int) -> None:

@@ -16,7 +16,7 @@ from ingest.fetch.coverage import CoverageKey, coverage_key
 from ingest.fetch.extract import opened, records, revealed
 from ingest.fetch.known import Known
 from ingest.fetch.paginate import next_cursor, walk_ends
-from ingest.fetch.parts import Part
+from ingest.fetch.parts import GONE, Part
 from ingest.fetch.reading import floor_under, read_page
 from ingest.fetch.routes import ROOT, Route
 from ingest.fetch.stager import Asked, Stager, digest
@@ -145,8 +145,7 @@ class Walker:
     async def _refused(self, route: Route, part: Part, step: Step, request: Request, asked: Asked) -> Outcome:
         """Stage a refusal where it changes what is known."""
         status = asked.answer.status
-        again = part.closed == status and (part.unchanged is None or part.is_satisfied)
-        if step.cursor is None and again:
+        if step.cursor is None and part.closed == status and (part.is_gone or status not in GONE):
             return "done"
         await self._stage(route, part, step, request, asked, _Turn())
         if step.cursor is None:

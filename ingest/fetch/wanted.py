@@ -82,7 +82,9 @@ def _by_id(source: Source, stream: str) -> ById:
     known = source.streams.get(stream)
     if known is None or known.by_id is None:
         raise UsageError(f"{stream!r} cannot be asked by id", hint="state by_id in source.toml")
-    return known.by_id
+    if known.by_id.records is not None:
+        return known.by_id
+    return msgspec.structs.replace(known.by_id, records=known.records)
 
 
 def _named(*texts: str) -> list[str]:

@@ -73,7 +73,7 @@ def _without_nul(name: str, bind: Convert) -> Convert:
 
 
 def _python(type_: sa.types.TypeEngine[Any], column: Column) -> Convert:
-    if isinstance(type_, TypeDecorator):
+    if isinstance(type_, TypeDecorator) and not isinstance(type_, sa.Interval):
         return _python(type_.impl_instance, column)
     if isinstance(type_, sa.Enum):
         return _enum(column.name, type_)
@@ -111,7 +111,7 @@ def _integer(name: str, bits: int) -> Convert:
 
     def integer(value: Any) -> int:
         if type(value) is not int:
-            if not isinstance(value, str) or not value.lstrip("-").isdecimal() or not value.isascii():
+            if not isinstance(value, str) or not value.removeprefix("-").isdecimal() or not value.isascii():
                 raise _refuse(name, "an integer", value)
             value = int(value) if len(value) < 40 else high + 1
         if low <= value <= high:

@@ -109,9 +109,8 @@ class Decoder:
         return None
 
     def _find(self, envelope: Envelope, json: Any) -> list[Found]:
-        path = self._records
-        if envelope.walk.kind == "by_id" and self.stream.by_id is not None:
-            path = Path(self.stream.by_id.records) if self.stream.by_id.records is not None else Path("$")
+        by_id = self.stream.by_id if envelope.walk.kind == "by_id" else None
+        path = self._records if by_id is None or by_id.records is None else Path(by_id.records)
         return list(find_records(path, json))
 
     def _absences(self, page: Page, batch: Batch, arrived: set[Key]) -> None:

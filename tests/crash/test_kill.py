@@ -8,7 +8,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -181,54 +181,71 @@ def assert_accounted(victim: Victim, known: Status, pages: int) -> None:
     assert sum(count for _, count, _ in marked) == known.loaded_pages
 
 
-MOMENTS = (
-    "page 1",
-    "page 5",
-    "page 13",
-    "lost 2",
-    "lost 9",
-    "request 1",
-    "request 7",
-    "request 20",
-    "commit 1",
-    "commit 2",
-    "commit 5",
-    "sql 1 INTO messages",
-    "sql 1 INTO ingest_pages",
-    "sql 2 UPDATE conversations",
-    "sql 1 DELETE FROM ingest_touched",
-    "sql 1 SET loaded_to",
-    "sql 1 UPDATE ingest_runs",
+#: statements of a run's load, its reconciling and its end
+STATEMENTS = (
+    "INTO messages",
+    "INTO ingest_batch_messages",
+    "INTO ingest_pages",
+    "INTO ingest_missing",
+    "UPDATE conversations",
+    "DELETE FROM ingest_touched",
+    "SET loaded_to",
+    "UPDATE ingest_runs",
+    "UPDATE ingest_lock",
+    "RELEASE SAVEPOINT",
+)
+Moment = Callable[[random.Random], str]
+FETCHING: tuple[Moment, ...] = (
+    lambda pick: f"page {pick.randint(1, 6)}",
+    lambda pick: f"lost {pick.randint(1, 6)}",
+    lambda pick: f"request {pick.randint(1, 6)}",
+)
+LOADING: tuple[Moment, ...] = (
+    lambda pick: f"commit {pick.randint(1, 6)}",
+    lambda pick: f"sql 1 {pick.choice(STATEMENTS)}",
 )
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+def moments(pick: random.Random) -> Iterator[str]:
+    """Moments to die at: half of them while it fetches, then any."""
+    yield from (pick.choice(FETCHING)(pick) for _ in range(5))
+    while True:
+        yield pick.choice(FETCHING + LOADING + LOADING)(pick)
+
+
+SEEDS = [1, 2, *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(3, 30))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_killed_ten_times_over_the_mirror_is_that_of_a_run_nobody_killed(
     tmp_path: Path, truth: Truth, wanted: str, seed: int
 ) -> None:
-    moments = random.Random(seed).sample(MOMENTS, 10)
     killed: Counter[str] = Counter()
     async with served(tmp_path, truth) as victim:
-        for moment in [*moments, None]:
-            staged, before = await victim.staged(), len(victim.up.requests)
-            status = await victim.run("sync", moment=moment)
-            assert status in (-signal.SIGKILL, 0), victim.output.read_text()
-            killed[moment or ""] += status != 0
-            asked = [
-                Asked(seen.method, seen.path, tuple(sorted(seen.query)))
-                for seen in victim.up.requests[before:]
-            ]
-            assert len(asked) == len(set(asked))
-            assert asked_again(staged, asked) == []
-            pages = await victim.staged()
-            assert [page for page in pages if page in staged] == staged
-            if victim.setup.database.exists() and pages:
-                assert_accounted(victim, await victim.status(), len(pages))
-        assert status == 0
-        assert sum(killed.values()) >= 7, killed
+        for moment in moments(random.Random(seed)):
+            if await _dies(victim, moment):
+                killed[moment] += 1
+            if killed.total() == 10:
+                break
+        assert not await _dies(victim, None)
         assert (await victim.status()).pending_pages == 0
-        assert await victim.digest() == wanted
+        assert await victim.digest() == wanted, killed
         assert await victim.run("verify") == 0
+
+
+async def _dies(victim: Victim, moment: str | None) -> bool:
+    """Run until a moment, and see that nothing was lost or asked for in vain; True when it was killed."""
+    staged, before = await victim.staged(), len(victim.up.requests)
+    status = await victim.run("sync", moment=moment)
+    assert status in (-signal.SIGKILL, 0), victim.output.read_text()
+    asked = [Asked(seen.method, seen.path, tuple(sorted(seen.query))) for seen in victim.up.requests[before:]]
+    assert len(asked) == len(set(asked))
+    assert asked_again(staged, asked) == []
+    pages = await victim.staged()
+    assert pages[: len(staged)] == staged
+    if victim.setup.database.exists() and pages:
+        assert_accounted(victim, await victim.status(), len(pages))
+    return status != 0
 
 
 @pytest.mark.parametrize("moment", ["window 1", "window 3", "sql 2 SET window="])

@@ -91,8 +91,8 @@ def test_totals_of_partitions_add_up(picture: Callable[..., str]) -> None:
         ("heal.asked", {"wanted": 12}, "asking for 12 missing parents"),
         (
             "retry",
-            {"source": "chat", "request": "GET /a", "reason": "HTTP 503", "wait": 2.4},
-            "chat GET /a: HTTP 503; again in 2 s",
+            {"source": "chat", "request": "GET /a", "reason": "[red]503", "wait": 2.4},
+            "chat GET /a: [red]503; again in 2 s",
         ),
         ("window.opened", {}, "the integrity window is open"),
         ("window.open", {}, "an earlier run left the integrity window open"),

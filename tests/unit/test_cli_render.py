@@ -182,6 +182,7 @@ def test_lines_in_a_file_are_never_wrapped() -> None:
 )
 def test_text_from_upstream_is_shown_and_not_obeyed(value: Any, text: str) -> None:
     assert drawn(render.table, [{"value": value}]).splitlines()[1].rstrip() == text.rstrip()
+    assert drawn(render.lines, [("value", render.plain(value))]) == f"value  {text}\n"
 
 
 STATUS = Status(

@@ -383,6 +383,18 @@ async def test_a_closed_partition_is_skipped_while_its_parent_stays_the_same() -
     assert lab.paths == ["/rooms?page=1"]
 
 
+async def test_a_right_to_read_may_come_back_though_the_parent_stays_the_same() -> None:
+    upstream = Rooms(a=1)
+    upstream.answers["/rooms/a/messages"] = (403, {}, {})
+    lab = Lab(QUIET, upstream)
+    await lab.whole()
+    await lab.whole()
+    assert len(lab.log.staged("messages")) == 1
+    upstream.answers = {}
+    await lab.whole()
+    assert set(lab.log.ids("messages")) == {"m1"}
+
+
 async def test_that_a_partition_is_still_closed_is_news_where_its_parent_has_changed() -> None:
     upstream = Rooms(a=1)
     upstream.answers["/rooms/a/messages"] = (404, {}, {})
@@ -551,6 +563,34 @@ async def test_a_second_fetcher_of_a_partition_is_refused() -> None:
     go.set()
     with pytest.raises(StagingConflict):
         await slow
+
+
+async def test_an_old_walk_that_cannot_go_on_does_not_keep_the_news_back() -> None:
+    upstream = Messages(10)
+    lab = Lab({"messages": MESSAGES}, upstream)
+    upstream.refused = {"after-m5": BadAnswer("cannot be decoded")}
+    for _ in range(3):
+        upstream.write(4)
+        upstream.refused[f"after-m{len(upstream.records) - 5}"] = BadAnswer("cannot be decoded")
+        report = await lab.sync()
+        assert report is not None
+        assert report.failures
+    assert lab.paths[-1] == "/messages?cursor=after-m20"
+    upstream.refused = {}
+    await lab.whole()
+    assert set(lab.log.ids("messages")) == {f"m{seq}" for seq in range(1, 23)}
+    assert lab.fetcher.gaps() == []
+
+
+async def test_a_walk_that_took_its_most_pages_is_not_gone_on_with_when_its_partition_is_revealed_again() -> (
+    None
+):
+    upstream = Rooms(a=9)
+    upstream.answers["/rooms"] = lambda query: {"data": upstream.listed(), "more": query["page"] != "3"}
+    messages = {**ROOMS["messages"], "paginate": {**PAGING["cursor"], "max_pages": 1}}
+    lab = Lab({**ROOMS, "messages": messages}, upstream)
+    await lab.whole()
+    assert len(lab.log.staged("messages")) == 1
 
 
 # -- interruptions -------------------------------------------------------------------------------------

@@ -90,6 +90,11 @@ def test_a_refused_first_page_closes_the_partition_until_one_is_served() -> None
     assert known.part("messages", "{}").closed == 0
 
 
+def test_only_what_is_gone_for_good_satisfies_the_parents_value() -> None:
+    part = folded(envelope(status=403, records=0)).part("messages", "{}")
+    assert (part.closed, part.satisfied, part.is_gone) == (403, None, False)
+
+
 def test_a_tail_keeps_its_last_cursor_and_is_satisfied_once_nothing_more_came() -> None:
     walk = Walk(id="w", kind="tail", unchanged="1")
     known = folded(envelope(walk=walk, next='"a"'), envelope(walk=walk, next='"b"'))
