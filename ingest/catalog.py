@@ -267,13 +267,13 @@ def _check_mirror(table: Table) -> None:
 
 
 def _column(column: sa.Column[Any]) -> Column:
-    path = said(column.info).path
+    paths = said(column.info).paths
     return Column(
         name=_name(column),
         type=column.type,
         nullable=bool(column.nullable) and not column.primary_key,
         default=_constant(column),
-        paths=(Path(path).keys,) if path is not None else _spellings(column.name),
+        paths=tuple(Path(path).keys for path in paths) or _spellings(column.name),
     )
 
 
@@ -294,7 +294,7 @@ def _nested(mapper: Mapper[Any]) -> Iterator[Nested]:
         spoken = said(relation.info)
         if relation.viewonly or spoken.ignored:
             continue
-        paths = (Path(spoken.path).keys,) if spoken.path is not None else _spellings(relation.key)
+        paths = tuple(Path(path).keys for path in spoken.paths) or _spellings(relation.key)
         yield Nested(
             name=relation.key,
             kind=_kind(relation),

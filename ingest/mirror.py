@@ -68,11 +68,16 @@ class Count:
 class Said:
     """Everything a column, foreign key or relationship says to the mirror."""
 
-    path: str | None = None
+    paths: tuple[str, ...] = ()
     derived: Latest | Count | None = None
     missing: tuple[Policy, ...] = ()
     complete: bool = False
     ignored: bool = False
+
+    @property
+    def path(self) -> str | None:
+        """The first of the paths."""
+        return self.paths[0] if self.paths else None
 
 
 def said(info: Mapping[Any, Any]) -> Said:
@@ -80,12 +85,12 @@ def said(info: Mapping[Any, Any]) -> Said:
     return info.get(INFO) or Said()
 
 
-def field(path: str) -> dict[str, Any]:
-    """Take the column (or nested object) from `path` in the record: `field("author.uid")`.
+def field(*paths: str) -> dict[str, Any]:
+    """Take the column (or nested object) from the first of `paths` in the record: `field("author.uid")`.
 
     A key with a dot in it is quoted: `field('content."m.relates_to".event_id')`.
     """
-    return {INFO: Said(path=path)}
+    return {INFO: Said(paths=paths)}
 
 
 def ignore() -> dict[str, Any]:

@@ -142,6 +142,8 @@ class EntityBy(msgspec.Struct, frozen=True):
     by: str
     cases: dict[str, tuple[str, ...]]
     default: tuple[str, ...] = ()
+    #: `default = []`: records of any other kind are passed over; without it they are dead letters
+    passes: bool = False
 
 
 class ById(_Strict, frozen=True, kw_only=True):
@@ -195,6 +197,21 @@ class Opens(
     until: str | None = None
     #: the partition's parameters
     partition: dict[str, str] = {}
+    #: after this page the partition is out of sight: opened again, none of it counts as known
+    closes: bool = False
+
+
+class Also(_Strict, frozen=True, kw_only=True):
+    """Other records of a stream's pages; read before its own, and so ranked and placed below them."""
+
+    #: path of the records in the answer
+    records: str
+    #: as the stream's `entity`
+    entity: str | list[str] | dict[str, str | list[str]]
+    #: as the stream's `set`
+    set: dict[str, str] = {}
+    #: absent keys state null
+    omits: Literal["null"] | None = None
 
 
 class Reread(_Strict, frozen=True, kw_only=True):
@@ -244,7 +261,9 @@ class Stream(_Strict, frozen=True, kw_only=True):
     #: how single records are asked for, to heal missing parents
     by_id: ById | None = None
     #: a page of this stream opens walks of another
-    opens: Opens | None = None
+    opens: Opens | tuple[Opens, ...] | None = None
+    #: other records that its pages hold
+    also: tuple[Also, ...] = ()
     #: absent keys state null
     omits: Literal["null"] | None = None
     #: every record of this stream says that the row with its key was deleted
@@ -261,7 +280,21 @@ class Stream(_Strict, frozen=True, kw_only=True):
             return EntityBy("$", {}, tuple(self.entity))
         cases = {name: _names(value) for name, value in self.entity.items() if name not in ("by", "default")}
         by = self.entity.get("by")
-        return EntityBy(by if isinstance(by, str) else "", cases, _names(self.entity.get("default", [])))
+        default = _names(self.entity.get("default", []))
+        passes = not default and "default" in self.entity
+        return EntityBy(by if isinstance(by, str) else "", cases, default, passes)
+
+    @property
+    def opening(self) -> tuple[Opens, ...]:
+        """The walks that its pages open."""
+        return (self.opens,) if isinstance(self.opens, Opens) else self.opens or ()
+
+    @property
+    def readings(self) -> tuple[Stream, ...]:
+        """The stream once for every kind of record in its pages, in the order they are read; itself last."""
+        names = ("records", "entity", "set", "omits")
+        others = ({name: getattr(one, name) for name in names} for one in self.also)
+        return (*(msgspec.structs.replace(self, also=(), by_id=None, **one) for one in others), self)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -458,8 +491,9 @@ def _check_stream(source: Source, name: str, stream: Stream, file: FilePath) -> 
         raise ConfigError(
             "is a partition of itself", where=f"{where}.each", hint="let each name another stream"
         )
-    if stream.opens is not None and stream.opens.stream not in source.streams:
-        raise ConfigError(f"opens an unknown stream {stream.opens.stream!r}", where=where)
+    for opens in stream.opening:
+        if opens.stream not in source.streams:
+            raise ConfigError(f"opens an unknown stream {opens.stream!r}", where=where)
     if stream.parameters and stream.each is None and not _opened(source, name):
         raise ConfigError(
             f"its path needs {stream.parameters[0]!r}, but it has no `each`",
@@ -487,8 +521,10 @@ def _paths(stream: Stream) -> Iterator[str]:
         yield stream.since.key
     if stream.by_id and stream.by_id.records:
         yield stream.by_id.records
-    if stream.opens:
-        yield from filter(None, (stream.opens.at, stream.opens.when))
+    for opens in stream.opening:
+        yield from filter(None, (opens.at, opens.when))
+    for reading in stream.readings[:-1]:
+        yield from (reading.records, reading.entities.by)
     if stream.paginate and not isinstance(stream.paginate, HeaderCursor):
         stated = (getattr(stream.paginate, key, None) for key in ("next", "pages", "total", "more", "key"))
         yield from filter(None, stated)
@@ -504,7 +540,7 @@ def _ancestors(source: Source, stream: Stream) -> set[str]:
 
 
 def _opened(source: Source, name: str) -> bool:
-    return any(other.opens and other.opens.stream == name for other in source.streams.values())
+    return any(opens.stream == name for other in source.streams.values() for opens in other.opening)
 
 
 def _check_end(stream: Stream, where: str) -> None:

@@ -82,6 +82,8 @@ class Child(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: the record's `unchanged` value for the child, as canonical JSON
     unchanged: str | None = None
     closed: bool = False
+    #: the page's stream opens walks in the partition's, and says by `closed` whether it stays in sight
+    opened: bool = False
     #: set when the page opens a walk of its own (a limited timeline)
     start: str | None = None
     until: str | None = None

@@ -38,6 +38,7 @@ SOURCE: dict[str, type[msgspec.Struct]] = {
     "changes": source.Reread,
     "by_id": source.ById,
     "opens": source.Opens,
+    "[[streams.NAME.also]]": source.Also,
     "auth": source.Auth,
     "auth.login": source.Login,
     "[[errors]]": source.ErrorBody,

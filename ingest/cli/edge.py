@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from ingest.errors import IngestError
@@ -35,7 +36,7 @@ EXITS = {
 }
 GO_ON = "nothing that was staged is lost; run the command again to go on"
 #: a progress bar hides it
-SHOW_CURSOR = "\x1b[?25h"
+SHOW_CURSOR = b"\x1b[?25h"
 #: what asks a run to stop
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -57,17 +58,20 @@ def run_until_asked_to_stop(work: Coroutine[Any, Any, T], say: Callable[[str], N
 
 
 async def _until_asked_to_stop(work: Coroutine[Any, Any, T], say: Callable[[str], None]) -> T:
-    task = asyncio.ensure_future(work)
+    task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
     asked: list[int] = []
 
-    def ask(number: int) -> None:
-        if asked:
-            _end_at_once()
-        asked.append(number)
+    def stop() -> None:
         say("stopping at a safe point; once more to stop at once")
         task.cancel()
 
-    with _signals(ask):
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if asked:
+            _end_at_once()
+        asked.append(number)
+        loop.call_soon_threadsafe(stop)
+
+    with _handled(ask):
         try:
             return await task
         except asyncio.CancelledError:
@@ -78,27 +82,25 @@ async def _until_asked_to_stop(work: Coroutine[Any, Any, T], say: Callable[[str]
 
 def _end_at_once() -> NoReturn:
     """What is staged and committed stays: a kill is as safe as a stop."""
-    if sys.stderr.isatty():
-        sys.stderr.write(SHOW_CURSOR)
-        sys.stderr.flush()
+    with suppress(OSError, ValueError):
+        if os.isatty(sys.stderr.fileno()):
+            os.write(sys.stderr.fileno(), SHOW_CURSOR)
     os._exit(INTERRUPTED)
 
 
 @contextmanager
-def _signals(ask: Callable[[int], None]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    taken = []
+def _handled(ask: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Signals go to `ask`, and not by the event loop: that may be busy for seconds with one transaction."""
+    before = {}
     # a signal that the shell told us to ignore (nohup, a job in the background) stays ignored
     for number in (number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN):
-        # elsewhere than in the main thread, and on Windows, asyncio's own handling has to do
-        with suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, ask, number)
-            taken.append(number)
+        with suppress(ValueError):  # only the main thread may
+            before[number] = signal.signal(number, ask)
     try:
         yield
     finally:
-        for number in taken:
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def told(error: BaseException) -> Told:

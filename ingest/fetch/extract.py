@@ -106,14 +106,14 @@ def revealed(rules: Iterable[Rule], partition: dict[str, Any], found: Sequence[F
 
 def opened(stream: Stream, json: Any, cursor: str | None, partition: dict[str, Any]) -> Iterator[Child]:
     """The walks that a page opens in another stream, in the page's order."""
-    opens = stream.opens
-    if opens is None:
-        return
-    for match in _path(opens.at).matches(json):
-        if opens.when is not None and not _path(opens.when).first(match.value):
-            continue
-        child = _opening(opens, match, cursor, partition)
-        if child is not None:
+    for opens in stream.opening:
+        for match in _path(opens.at).matches(json):
+            child = _opening(opens, match, cursor, partition)
+            if child is None:
+                continue
+            if opens.when is not None and not _path(opens.when).first(match.value):
+                # no walk; yet from this page on the partition is in sight, or out of it
+                child = msgspec.structs.replace(child, start=None, until=None)
             yield child
 
 
@@ -171,11 +171,13 @@ def _opening(opens: Opens, match: Match, cursor: str | None, partition: dict[str
     start = evaluated(opens.start)
     until = evaluated(opens.until) if opens.until is not None else None
     place = {name: evaluated(expression) for name, expression in opens.partition.items()}
-    if start is None or any(value is None for value in place.values()):
+    if any(value is None for value in place.values()):
         return None
     return Child(
         stream=opens.stream,
         partition=canonical(place),
-        start=canonical(start),
+        closed=opens.closes,
+        opened=True,
+        start=canonical(start) if start is not None else None,
         until=canonical(until) if until is not None else None,
     )

@@ -65,6 +65,8 @@ class Part(msgspec.Struct, array_like=True):
     walks: dict[str, Stretch] = {}
     #: openings by id; their walks have the same id, and a plus for each time they began anew
     opened: dict[str, Opening] = {}
+    #: the pages that open its walks have told all its news since an earlier one
+    in_sight: bool = False
     #: bounds and run of the last completed backfill
     backfilled: tuple[str | None, str | None, str] | None = None
 
@@ -172,8 +174,11 @@ def _fold_refusal(part: Part, envelope: Envelope, stamp: int) -> None:
 
 def fold_child(part: Part, child: Child, id: str, stamp: int, label: int) -> None:
     """Take in what a page with this stamp and label reveals of the partition; `id` is the child's own."""
-    if child.start is not None:
-        part.opened[id] = Opening(child.start, child.until, label)
+    if child.opened:
+        if child.start is not None:
+            # what came before it was in sight, nobody has told: such a walk runs down to the end
+            part.opened[id] = Opening(child.start, child.until if part.in_sight else None, label)
+        part.in_sight = not child.closed
         return
     # pages of several parents are folded as they come, which is not always in the order of their stamps
     if stamp < part.revealed:

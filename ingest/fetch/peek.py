@@ -59,7 +59,7 @@ async def _child(name: str, source: Source, client: Client, above: str, stream: 
     parent, answer = await _first(name, source, client, above)
     parameters = msgspec.json.decode(parent)
     children = revealed(routes(source)[above].rules, parameters, records(source.streams[above], answer.json))
-    if source.streams[above].opens is not None:
+    if source.streams[above].opening:
         children += opened(source.streams[above], answer.json, None, parameters)
     for child in children:
         if child.stream == stream and not child.closed:

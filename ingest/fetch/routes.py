@@ -70,7 +70,7 @@ def routes(source: Source) -> dict[str, Route]:
 def _route(source: Source, name: str) -> Route:
     stream = source.streams[name]
     openers = _openers(source, name)
-    opens = (stream.opens.stream,) if stream.opens else ()
+    opens = tuple(one.stream for one in stream.opening)
     return Route(
         name=name,
         stream=stream,
@@ -88,7 +88,7 @@ def _route(source: Source, name: str) -> Route:
 def _openers(source: Source, name: str) -> tuple[str, ...]:
     streams: Mapping[str, Stream] = source.streams
     return tuple(
-        other for other, one in streams.items() if one.opens is not None and one.opens.stream == name
+        other for other, one in streams.items() if any(opens.stream == name for opens in one.opening)
     )
 
 

@@ -24,6 +24,7 @@ from ingest.source import Stream
 from ingest.types import HIGHEST_VERSION, LABEL, LOWEST_VERSION, Envelope, Key, Page
 
 _PREFIX = "$partition."
+_TOO_DEEP = "the record is nested too deep"
 
 
 class Found(NamedTuple):
@@ -55,6 +56,9 @@ class Decoder:
         self._by = Path(stream.entities.by)
         self._shapes: dict[str, Shape] = {}
         self._entities = self._check_entities()
+        self._also = tuple(
+            Decoder(source, name, part, catalog, engine, mentioned) for part in stream.readings[:-1]
+        )
         #: keys that are used without being stored (the discriminator)
         self.used = frozenset({self._by.text})
 
@@ -95,18 +99,31 @@ class Decoder:
             )
             return
         reading = _Reading(self, page, batch)
-        reading.all(self._find(envelope, json))
-        if envelope.walk.kind == "by_id":
+        letters = len(batch.letters)
+        for first, found in self._parts(reading, envelope, json):
+            reading.all(found, first)
+        # a record that became a dead letter arrived all the same, whosever it is
+        if envelope.walk.kind == "by_id" and len(batch.letters) == letters:
             self._absences(page, batch, reading.keys)
 
     def raw_of(self, page: Page, ordinal: int) -> bytes | None:
         """The bytes of the top-level record that an ordinal lies in; None when there is none."""
         reading = _Reading(self, page, Batch())
-        for index, found in enumerate(self._find(page.envelope, msgspec.json.decode(page.body or b""))):
-            reading.record(found, index)
-            if reading.ordinal >= ordinal:
-                return raw_record(page.body or b"", found.place)
+        for first, part in self._parts(reading, page.envelope, msgspec.json.decode(page.body or b"")):
+            for index, found in enumerate(part, first):
+                reading.record(found, index)
+                if reading.ordinal >= ordinal:
+                    return raw_record(page.body or b"", found.place)
         return None
+
+    def _parts(self, reading: _Reading, envelope: Envelope, json: Any) -> Iterator[tuple[int, list[Found]]]:
+        """The page's records kind by kind, with the index of the first; the stream's own come last."""
+        first = 0
+        for part in (self,) if envelope.walk.kind == "by_id" else (*self._also, self):
+            reading.turn_to(part)
+            found = part._find(envelope, json)
+            yield first, found
+            first += len(found)
 
     def _find(self, envelope: Envelope, json: Any) -> list[Found]:
         by_id = self.stream.by_id if envelope.walk.kind == "by_id" else None
@@ -145,7 +162,7 @@ class Decoder:
             return stated.default
         kind = self._by.first(record)
         names = stated.cases.get(kind, stated.default) if isinstance(kind, str) else stated.default
-        if not names:
+        if not names and not stated.passes:
             raise SetAside(f"{stated.by}: {kind!r} is no kind of record that the source names")
         return names
 
@@ -187,9 +204,8 @@ class _Reading:
         self._partition: dict[str, Any] = msgspec.json.decode(envelope.partition)
         self._stream = decoder.stream
         self._by_id = envelope.walk.kind == "by_id"
-        sets = self._stream.by_id.set if self._by_id and self._stream.by_id else self._stream.set
-        self._sets = tuple(sets.items())
-        self._plain = None if self._sets else decoder.plain
+        self._sets: tuple[tuple[str, str], ...] = ()
+        self._plain: Shape | None = None
         self._asked = envelope.asked
         #: of the record stated last, nested ones counted
         self.ordinal = -1
@@ -198,11 +214,11 @@ class _Reading:
         self._pending: list[tuple[Shape, Key, list[Any], int, int, bool]] = []
         self._pending_sets: list[tuple[SetOf, Key, tuple[int, int, int], set[Key]]] = []
 
-    def all(self, found: list[Found]) -> None:
+    def all(self, found: list[Found], first: int) -> None:
         """Every record; those that do nothing but state a full, flat row straight to the batch."""
         plain, stamp, asked, add = self._plain, self._page.stamp, self._asked, self._batch.add_full
         noticed: Plan | None = None
-        for index, one in enumerate(found):
+        for index, one in enumerate(found, first):
             record = one.value
             plan = plain.plan(record) if plain is not None and type(record) is dict else None
             if plain is None or plan is None or plan.read is None:
@@ -214,12 +230,22 @@ class _Reading:
             except SetAside as error:
                 self._reject(self.ordinal, one, error.message)
                 continue
+            except RecursionError:
+                self._reject(self.ordinal, one, _TOO_DEEP)
+                continue
             if plan is not noticed:
                 noticed = plan
                 self._notice(plain, plan.unknown, record)
             if self._by_id:
                 self.keys.add(key)
             add(plain.table.name, plain.names, key, row, (version, stamp, self.ordinal), asked)
+
+    def turn_to(self, part: Decoder) -> None:
+        """The records that follow are of this kind."""
+        self._decoder, self._stream = part, part.stream
+        sets = part.stream.by_id.set if self._by_id and part.stream.by_id else part.stream.set
+        self._sets = tuple(sets.items())
+        self._plain = None if self._sets else part.plain
 
     def record(self, found: Found, index: int) -> None:
         """One top-level record: all that it states, or a dead letter."""
@@ -233,7 +259,7 @@ class _Reading:
             return
         except RecursionError:
             self.ordinal = max(self.ordinal, first)
-            self._reject(first, found, "records are nested too deep")
+            self._reject(first, found, _TOO_DEEP)
             return
         self._commit()
 
@@ -261,6 +287,9 @@ class _Reading:
             return expression
         if expression == "$value":
             return found.value
+        if expression == "$id":
+            asked = self._partition.get("by_id", ())
+            return asked[0] if len(asked) == 1 else ABSENT
         if expression == "$position":
             return self._position(index)
         if expression.startswith(_PREFIX):
@@ -551,5 +580,6 @@ def only_mentioned(streams: Mapping[str, Stream], catalog: Catalog) -> frozenset
 
 
 def _groups(stream: Stream) -> Iterator[tuple[str, ...]]:
-    yield from stream.entities.cases.values()
-    yield stream.entities.default
+    for part in stream.readings:
+        yield from part.entities.cases.values()
+        yield part.entities.default

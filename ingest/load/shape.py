@@ -114,9 +114,9 @@ class Shape:
     def key(self, row: list[Any]) -> tuple[Any, ...]:
         """The row's primary key; SetAside when the record does not state it."""
         key = tuple(row[place] for place in self.key_places)
-        if ABSENT in key:
-            name = self.table.key[key.index(ABSENT)]
-            raise SetAside(f"{name}: the record has no key")
+        for name, value in zip(self.table.key, key, strict=True):
+            if value is ABSENT or value is None:
+                raise SetAside(f"{name}: the record has no key")
         return key
 
     def unknown_below(self, record: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ import msgspec
 from ingest.errors import ConfigError, GiveUp
 from ingest.fetch.courier import is_absolute, origin
 from ingest.log import Redactor
-from ingest.replay.exchange import INDEX, Exchange, is_json, read_exchanges
+from ingest.replay.exchange import INDEX, Exchange, read_exchanges
 from ingest.types import Request, canonical
 
 #: recorded requests that are named when another was asked
@@ -26,6 +26,7 @@ UNSERVED = frozenset({"connection", "content-encoding", "content-length", "set-c
 
 #: masks what is called a token or a password, for a request may be one that was never meant to be recorded
 _MASKED = Redactor()
+_NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Unrecorded(GiveUp):
@@ -151,7 +152,7 @@ def _same(body: bytes) -> bytes:
     """A body, the same for every spelling of one JSON value."""
     try:
         return canonical(msgspec.json.decode(body)).encode()
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except _NOT_JSON:
         return body
 
 
@@ -161,9 +162,10 @@ def _likeness(path: tuple[bytes, ...], other: tuple[bytes, ...]) -> int:
 
 
 def _shown(body: bytes) -> str:
-    if is_json(body):
+    try:
         return canonical(_MASKED.value(msgspec.json.decode(body)))
-    return f"({len(body)} bytes)" if body else ""
+    except _NOT_JSON:
+        return f"({len(body)} bytes)" if body else ""
 
 
 def _plain(text: bytes) -> str:

@@ -105,28 +105,48 @@ class Room(Base):
     id: Mapped[str] = mapped_column(
         primary_key=True, info=field("room_id"), doc="`!id:server`; from room version 12 on without a server."
     )
-    name: Mapped[str | None] = mapped_column(Text, doc="NULL in direct rooms, as a rule.")
-    topic: Mapped[str | None] = mapped_column(Text, doc="The admin's listing leaves it out.")
-    avatar_url: Mapped[str | None] = mapped_column(
-        Text, info=field("avatar"), doc="`mxc://server/id`; the admin's listing leaves it out."
+    name: Mapped[str | None] = mapped_column(
+        Text, info=field("name", "content.name"), doc="NULL in direct rooms, as a rule."
     )
-    canonical_alias: Mapped[str | None] = mapped_column(doc="`#name:server`.")
-    room_type: Mapped[str | None] = mapped_column(doc="m.space, or NULL.")
-    version: Mapped[str | None] = mapped_column(doc="The room version, which is a text.")
-    encryption: Mapped[str | None] = mapped_column(doc="The algorithm; NULL where messages are in the clear.")
-    join_rule: Mapped[str | None] = mapped_column(info=field("join_rules"), doc="public, invite, knock, …")
-    guest_access: Mapped[str | None] = mapped_column(doc="can_join or forbidden.")
-    history_visibility: Mapped[str | None] = mapped_column(doc="shared, joined, invited or world_readable.")
+    topic: Mapped[str | None] = mapped_column(
+        Text, info=field("topic", "content.topic"), doc="The admin's listing leaves it out."
+    )
+    avatar_url: Mapped[str | None] = mapped_column(
+        Text, info=field("avatar", "content.url"), doc="`mxc://server/id`; the admin's listing leaves it out."
+    )
+    canonical_alias: Mapped[str | None] = mapped_column(
+        info=field("canonical_alias", "content.alias"), doc="`#name:server`."
+    )
+    room_type: Mapped[str | None] = mapped_column(
+        info=field("room_type", "content.type"), doc="m.space, or NULL."
+    )
+    version: Mapped[str | None] = mapped_column(
+        info=field("version", "content.room_version"), doc="The room version, which is a text."
+    )
+    encryption: Mapped[str | None] = mapped_column(
+        info=field("encryption", "content.algorithm"),
+        doc="The algorithm; NULL where messages are in the clear.",
+    )
+    join_rule: Mapped[str | None] = mapped_column(
+        info=field("join_rules", "content.join_rule"), doc="public, invite, knock, …"
+    )
+    guest_access: Mapped[str | None] = mapped_column(
+        info=field("guest_access", "content.guest_access"), doc="can_join or forbidden."
+    )
+    history_visibility: Mapped[str | None] = mapped_column(
+        info=field("history_visibility", "content.history_visibility"),
+        doc="shared, joined, invited or world_readable.",
+    )
     is_public: Mapped[bool | None] = mapped_column(
         info=field("public"), doc="In the server's room directory."
     )
     is_federatable: Mapped[bool | None] = mapped_column(
-        info=field("federatable"), doc="Users of other servers may join."
+        info=field("federatable", 'content."m.federate"'), doc="Users of other servers may join."
     )
     creator_id: Mapped[str | None] = mapped_column(
         ForeignKey("users.id", ondelete="SET NULL", info=when_missing("fetch", "stub")),
         index=True,
-        info=field("creator"),
+        info=field("creator", "content.creator"),
         doc="Who made it.",
     )
     # Rooms and events refer to each other, so these three are added once both tables exist.

@@ -1,4 +1,4 @@
-"""Truth, told by an upstream, fetched, loaded and reconciled, is the truth again, however often it changes."""
+"""Truth, told by an upstream, fetched, loaded and reconciled, is the truth again, whatever changes."""
 
 from __future__ import annotations
 

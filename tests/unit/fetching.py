@@ -40,7 +40,7 @@ class FrozenClock:
 
 
 class MemoryLog:
-    """The part of a page log that fetching uses; `kill_after` appends it loses its caller once it has stored."""
+    """The part of a page log that fetching uses; after `kill_after` pages it stores one and dies."""
 
     def __init__(self) -> None:
         self.pages: list[tuple[int, int, Envelope, bytes]] = []

@@ -500,6 +500,14 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
 
 
 @pytest.mark.usefixtures("job")
+def test_a_second_signal_is_heard_while_a_transaction_keeps_the_loop_busy() -> None:
+    twice = (
+        "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)\n        while True: pass"
+    )
+    assert process(twice).returncode == 130
+
+
+@pytest.mark.usefixtures("job")
 def test_a_signal_that_the_shell_ignores_stays_ignored() -> None:
     body = "os.kill(os.getpid(), signal.SIGHUP); await asyncio.sleep(0)\n        "
     done = process(body + returning(CERTIFICATE), before="signal.signal(signal.SIGHUP, signal.SIG_IGN)")

@@ -1,4 +1,4 @@
-"""Labels put the records of many walks into the server's own order, however the walks were cut into pieces."""
+"""Labels put the records of many walks into the server's own order, however the walks were cut up."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def serve(request: httpx.Request) -> httpx.Response:
         more = {"next": f"http://api.test/rooms?page={page + 1}&api_key=s3cret"} if page < 3 else {}
         return httpx.Response(200, json={"data": [{"id": f"room {page}", "last": 5}], **more})
     if "room%202" in str(request.url):
-        return httpx.Response(403, json={"error": "not a member"})
+        return httpx.Response(404, json={"error": "no such room"})
     start = int(query.get("cursor", "5"))
     some = [{"id": seq, "created_at": at(seq * 100)} for seq in range(start, max(0, start - 2), -1)]
     return httpx.Response(200, json={"data": some, "next": str(start - 2) if start > 2 else None})
@@ -73,11 +73,11 @@ async def test_a_source_is_fetched_through_the_real_client_into_the_real_log(tmp
     async with await SqlitePageLog.open(tmp_path / "log") as log:
         report, urls, gaps = await run(log, "r1")
         assert (report.failures, gaps) == ((), [])
-        # four pages of rooms; three rooms of three pages, and one that may not be read
+        # four pages of rooms; three rooms of three pages, and one that is gone
         assert (report.requests, report.pages, report.records, report.retries) == (14, 14, 19, 0)
         assert report.bytes > 0
         pages = await log.read()
-        assert {page.envelope.status for page in pages} == {200, 403}
+        assert {page.envelope.status for page in pages} == {200, 404}
         assert not any(b"s3cret" in (page.body or b"") for page in pages)
         assert not any("s3cret" in str(page.envelope) for page in pages)
         again, urls, _ = await run(log, "r2")
@@ -99,4 +99,4 @@ async def test_wherever_the_network_ends_the_next_run_goes_on(tmp_path: Path, la
         asked_messages = [url for url in (*first[:lasts], *second) if "messages" in url]
         assert len(asked_messages) == len(set(asked_messages)) == 10
         known = await recall(log, "api")
-        assert known.part("messages", '{"rooms.id":"room 2"}').closed == 403
+        assert known.part("messages", '{"rooms.id":"room 2"}').closed == 404
