@@ -129,11 +129,7 @@ class Walker:
             for child in revealed(route.rules, partition, found)
             if not child.closed or self._is_open(child)
         ]
-        for child in opened(route.stream, answer.json, step.cursor, partition):
-            # what is new to us has no known ground for the walk to end at
-            heard_of = self._known.knows(child.stream, child.partition)
-            children.append(child if heard_of else msgspec.structs.replace(child, until=None))
-        return tuple(children)
+        return (*children, *opened(route.stream, answer.json, step.cursor, partition))
 
     def _is_open(self, child: Child) -> bool:
         known = self._known

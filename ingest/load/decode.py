@@ -561,13 +561,16 @@ def _descend(
 
 
 def raw_record(body: bytes, place: tuple[str | int, ...]) -> bytes:
-    """The record's own bytes, as the server sent them."""
+    """The record's own bytes, as the server sent them; the page's where it is nested too deep to be cut out."""
     raw = msgspec.Raw(body)
-    for step in place:
-        if isinstance(step, int):
-            raw = msgspec.json.decode(raw, type=list[msgspec.Raw])[step]
-        else:
-            raw = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])[step]
+    try:
+        for step in place:
+            if isinstance(step, int):
+                raw = msgspec.json.decode(raw, type=list[msgspec.Raw])[step]
+            else:
+                raw = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])[step]
+    except RecursionError:
+        return body
     return bytes(raw)
 
 

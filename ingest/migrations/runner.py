@@ -68,6 +68,7 @@ def _context(connection: sa.Connection, lineage: Lineage, **options: Any) -> Mig
 def _steps(script: ScriptDirectory, lineage: Lineage, at: Sequence[str], to: str) -> Iterable[RevisionStep]:
     line = ["base", *(revision.id for revision in lineage.revisions)]
     target = line[-1] if to == "head" else to
+    # annotated for one revision, these take all that the version table holds
     if line.index(target) < line.index(at[0] if at else "base"):
         return script._downgrade_revs(target, at)  # type: ignore[arg-type]
     return script._upgrade_revs(target, at)  # type: ignore[arg-type]

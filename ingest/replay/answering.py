@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 import httpx
 import msgspec
@@ -116,8 +116,7 @@ class Recording:
         self, method: str, url: httpx.URL, body: bytes, query: Iterable[tuple[str, str]] = ()
     ) -> Asked:
         path = url.raw_path.partition(b"?")[0].split(b"/")
-        pairs = parse_qsl(url.query, keep_blank_values=True)
-        pairs += [(name.encode(), value.encode()) for name, value in query]
+        pairs = [*_pairs(url.query), *((name.encode(), value.encode()) for name, value in query)]
         said = sorted(pair for pair in pairs if pair[0] not in self._ignored)
         return Asked(method.upper(), tuple(map(unquote_to_bytes, path)), tuple(said), _same(body))
 
@@ -154,6 +153,12 @@ def _same(body: bytes) -> bytes:
         return canonical(msgspec.json.decode(body)).encode()
     except _NOT_JSON:
         return body
+
+
+def _pairs(query: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for part in filter(None, query.split(b"&")):
+        name, _, value = part.replace(b"+", b" ").partition(b"=")
+        yield unquote_to_bytes(name), unquote_to_bytes(value)
 
 
 def _likeness(path: tuple[bytes, ...], other: tuple[bytes, ...]) -> int:

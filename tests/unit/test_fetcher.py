@@ -897,12 +897,14 @@ async def test_pages_of_streams_that_open_each_other_are_ordered_together() -> N
     upstream.quiet = {"", "s1"}
     upstream.synced = {"": "s1", "s1": "s1"}
     history = {**OPENING["history"], "each": "rooms", "path": "/rooms/{rooms.id}/history"}
-    lab = Lab({**OPENING, "rooms": {"path": "/rooms"}, "history": history}, upstream)
+    opens = {**OPENING["sync"]["opens"], "partition": {"rooms.id": "$1"}}
+    sync = {**OPENING["sync"], "opens": opens}
+    lab = Lab({"sync": sync, "rooms": {"path": "/rooms"}, "history": history}, upstream)
     upstream.history = {"first": {"data": [{"id": 1}]}}
     await lab.whole()
     upstream.synced = {"s1": "s2", "s2": "s2"}
     await lab.whole("sync")
-    (walked,) = lab.log.staged("history")
+    (walked,) = lab.log.staged("history", partition='{"rooms.id":"a"}')
     labels = [page.label for page in lab.log.staged("sync")]
     assert walked.walk.kind == "head"
     assert labels[1] < walked.label < labels[2]

@@ -76,12 +76,18 @@ def test_a_page_opens_walks_with_what_it_was_asked_with_and_what_it_shows() -> N
             "leave": {"r3": {"limited": True}, "r4": {"limited": True, "before": "t4"}},
         }
     }
-    places = ['{"kind":"join","org":1,"room":"r1"}', '{"kind":"leave","org":1,"room":"r4"}']
-    assert list(opened(stream, page, '"s9"', {"org": 1})) == [
-        Child(stream="b", partition=place, start=start, until='"s9"')
-        for place, start in zip(places, ('"t1"', '"t4"'), strict=True)
+    shown = [
+        ('{"kind":"join","org":1,"room":"r1"}', '"t1"', '"s9"'),
+        # not limited, or with nowhere to begin: in sight, and no walk
+        ('{"kind":"join","org":1,"room":"r2"}', None, None),
+        ('{"kind":"leave","org":1,"room":"r3"}', None, '"s9"'),
+        ('{"kind":"leave","org":1,"room":"r4"}', '"t4"', '"s9"'),
     ]
-    assert [child.until for child in opened(stream, page, None, {"org": 1})] == [None, None]
+    assert list(opened(stream, page, '"s9"', {"org": 1})) == [
+        Child(stream="b", partition=place, opened=True, start=start, until=until)
+        for place, start, until in shown
+    ]
+    assert {child.until for child in opened(stream, page, None, {"org": 1})} == {None}
     # without what it needs there is no partition
     assert list(opened(stream, page, None, {})) == []
 

@@ -1,4 +1,4 @@
-"""Whatever grows upstream and wherever the process dies: in the end all of it is staged, and nothing twice."""
+"""Whatever grows upstream and wherever the process dies: in the end it is all staged, and nothing twice."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ingest.fetch import fetcher
 from ingest.fetch.known import Known, gaps, recall, remember
-from ingest.fetch.parts import BY_PARENT
+from ingest.fetch.parts import BY_PARENT, Opening
 from ingest.types import Child, Covered, Envelope, Request, Walk
 from tests.unit.fetching import PAGING, Lab, page_of
 from tests.unit.test_fetcher import ROOMS, Messages, Rooms
@@ -245,3 +245,25 @@ async def test_a_run_keeps_a_snapshot_once_it_is_worth_it_and_never_after_a_kill
     )
     await lab.whole()
     assert asked == [await lab.log.top() - 4 * 3]
+
+
+@pytest.mark.parametrize(
+    ("before", "until"),
+    [
+        ((), None),
+        # shown without a walk: from there on its news are told, and the walk has only to fill the gap
+        ((Child(stream="messages", partition="{}", opened=True),), '"s1"'),
+        ((Child(stream="messages", partition="{}", opened=True, start='"t0"'),), '"s1"'),
+        ((Child(stream="messages", partition="{}", opened=True, closed=True),), None),
+    ],
+    ids=["new to us", "in sight", "opened before", "out of sight"],
+)
+def test_an_opened_walk_ends_at_what_was_in_sight_and_else_nowhere(
+    before: tuple[Child, ...], until: str | None
+) -> None:
+    opening = Child(stream="messages", partition="{}", opened=True, start='"t1"', until='"s1"')
+    known = folded(
+        envelope(stream="sync", children=before, label=4),
+        envelope(stream="sync", children=(opening,), label=9),
+    )
+    assert known.part("messages", "{}").opened["2.0"] == Opening('"t1"', until, 9)
