@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -155,6 +156,15 @@ class Catalog:
 
 def read_catalog(modules: Iterable[ModuleType]) -> Catalog:
     """Read the models of every source; ModelError where they cannot be mirrored as written."""
+    modules = list(modules)
+    try:
+        return _read(modules)
+    except sa.exc.SQLAlchemyError as error:
+        where = ", ".join(module.__name__ for module in modules)
+        raise ModelError(str(error).partition("\n")[0], where=where, hint="put the models right") from error
+
+
+def _read(modules: Iterable[ModuleType]) -> Catalog:
     tables: dict[str, Table] = {}
     mappers = [mapper for module in modules for mapper in _mappers(module)]
     configure_mappers()
@@ -169,6 +179,12 @@ def read_catalog(modules: Iterable[ModuleType]) -> Catalog:
                     hint="mirror them into two databases, or rename one",
                 )
             tables[str(sql.name)] = _table(sql, by_table.get(sql))
+    names = Counter(table.entity for table in tables.values() if table.entity)
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"two sources have an entity {twice!r}", hint="rename one, or mirror them into two databases"
+        )
     references = tuple(reference for table in tables.values() for reference in _references(table))
     derived = tuple(one for table in tables.values() for one in _derived(table, tables))
     return Catalog(

@@ -16,6 +16,7 @@ from ingest.keys import is_row, load_key, raw
 from ingest.ledger import MISSING, WITHHELD
 from ingest.source import ById, Source
 from ingest.types import Key
+from ingest.withheld import load_row
 
 _REFERRER = re.compile(r"\{referrer\.([A-Za-z_]\w*)\}")
 
@@ -87,20 +88,25 @@ class Healer:
             .where(WITHHELD.c.target_table == table, WITHHELD.c.target_key == key)
             .order_by(WITHHELD.c.table, WITHHELD.c.key)
         )
-        for name, text in entries:
+        for name, text in entries.all():
             referring = self._catalog.tables[name]
-            there = [column for column in dict.fromkeys(names) if column in referring.sql.c]
-            columns = [raw(referring.sql.c[column]) for column in there]
-            row = (
-                connection.execute(sa.select(*columns).where(is_row(referring, load_key(text)))).first()
-                if there
-                else None
-            )
-            if row is not None and None not in row:
-                return dict(
-                    zip(there, spell(referring, there, tuple(row), self._engine.dialect), strict=True)
-                )
+            there = [column for column in dict.fromkeys(names) if column in referring.names]
+            stated = self._stated(connection, referring, text)
+            values = tuple(stated.get(column) for column in there)
+            if there and None not in values:
+                return dict(zip(there, spell(referring, there, values, self._engine.dialect), strict=True))
         return {}
+
+    @staticmethod
+    def _stated(connection: sa.Connection, table: Table, key: str) -> Mapping[str, Any]:
+        """What is stated of a row, whether the table shows it or it is kept aside whole."""
+        columns = [raw(table.sql.c[name]) for name in table.names]
+        shown = connection.execute(sa.select(*columns).where(is_row(table, load_key(key)))).mappings().first()
+        if shown is not None:
+            return dict(shown)
+        whole = sa.and_(WITHHELD.c.table == table.name, WITHHELD.c.key == key, WITHHELD.c.column == "")
+        held = connection.scalar(sa.select(WITHHELD.c.value).where(whole))
+        return load_row(table, held)[0] if held is not None else {}
 
 
 def spell(table: Table, columns: Iterable[str], values: Key, dialect: sa.Dialect) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from ingest.database import Database, open_reader, open_writer
 from ingest.digest import digest
 from ingest.engines import engine_for
 from ingest.errors import LogDrift, UsageError
+from ingest.fetch.auth import prove
 from ingest.fetch.client import Client
 from ingest.fetch.fetcher import Fetcher, Wanted
 from ingest.fetch.known import gaps, recall
@@ -417,7 +418,12 @@ class Job:
             connection.execute(
                 sa.update(DEAD_LETTERS).where(DEAD_LETTERS.c.stamp.in_(stamps)).values(state="settled")
             )
+            marked = counted(connection, PAGES.c.state, PAGES.c.stamp.in_(stamps))
             connection.execute(sa.delete(PAGES).where(PAGES.c.stamp.in_(stamps)))
+            # these pages will be counted by the load that takes them again
+            taken_back = {"pages": -sum(marked.values()), "quarantined": -marked.get("quarantined", 0)}
+            none = dict.fromkeys(("records", "written", "kept", "rejected"), 0)
+            connection.execute(sa.insert(LOADS).values(run="dead-letters retry", **taken_back, **none))
             connection.execute(sa.update(LOGS).values(loaded_to=min(stamps) - 1))
 
     @staticmethod
@@ -475,6 +481,8 @@ class _Run:
                 self._fetchers[source.name] = self._job._fetcher(
                     source, client, self.id, gate=self._gate, on_page=self._page_staged
                 )
+                if fetch is not None:
+                    await prove(client)
             if fetch is not None:
                 await self._fetch_and_load(fetch)
             first = not await self._database.read(lambda c: _count(c, RUNS, RUNS.c.exit.in_(_CERTIFIED)))

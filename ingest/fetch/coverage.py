@@ -11,6 +11,7 @@ that dies leaves its cursor at the bottom of its stretch: the hole under it is f
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -229,6 +230,27 @@ def meet(under: Floor, keys: Sequence[CoverageKey | None], ids: Sequence[str | N
     while seam and ((key := keys[seam - 1]) is None or key <= under.high):
         seam -= 1
     return Meeting(seam if seam < len(keys) else None, comparable[-1] < under.until)
+
+
+def plausible(
+    keys: Sequence[CoverageKey | None], under: Floor, now: CoverageKey | None
+) -> list[CoverageKey | None]:
+    """The keys that can be believed, None for the others.
+
+    One record with a wild key (a sender's clock in 2099, a word among times) would stand above all that is
+    ever going to come, and hide it: such a record counts as one that states no key.
+    """
+    kinds = Counter(key.kind for key in keys if key is not None)
+    if under.high is not None and under.high.kind in kinds:
+        kind = under.high.kind
+    else:
+        kind = max(kinds, key=lambda one: (kinds[one], one != _TEXT), default=_TEXT)
+    return [
+        key
+        if key is not None and key.kind == kind and not (key.is_time and now is not None and key > now)
+        else None
+        for key in keys
+    ]
 
 
 def lost_from(ground: Sequence[Stretch], hash: str) -> int:

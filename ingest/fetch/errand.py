@@ -111,10 +111,14 @@ class Errand:
                 # an old walk that cannot go on must not keep the news back
                 self._stopped.add(step.walk.id)
                 self._give_up(place, error)
-        settled = place in self._settled or place in self._failed
         if not idle:
             self.skipped.discard(place)
-        elif self._command.kind == "sync" and part.is_satisfied and not part.closed and not settled:
+        elif (
+            self._command.kind == "sync"
+            and part.is_satisfied
+            and not part.closed
+            and place not in self._settled
+        ):
             self.skipped.add(place)
 
     async def _take(self, route: Route, part: Part, step: Step) -> None:

@@ -149,6 +149,7 @@ class Fetcher:
             gate=gate,
             on_page=on_page,
             observe=observe,
+            now=self._clock.now,
         )
 
     def _figures(self) -> tuple[int, int, int, float]:

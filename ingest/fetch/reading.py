@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ingest.fetch.coverage import SEAM_IDS, CoverageKey, Floor, Meeting, beneath, floor, lost_from, meet
+from ingest.fetch.coverage import (
+    SEAM_IDS,
+    CoverageKey,
+    Floor,
+    Meeting,
+    beneath,
+    floor,
+    lost_from,
+    meet,
+    plausible,
+)
 from ingest.fetch.extract import Found, key_path, record_id, record_key
 from ingest.fetch.parts import Part
 from ingest.fetch.walk import Command, is_tail, reread
@@ -42,18 +52,22 @@ def read_page(
     command: Command,
     ids: int = 0,
     ceiling: CoverageKey | None = None,
+    now: CoverageKey | None = None,
 ) -> Reading:
     """What a page covers, and whether its walk ends there.
 
-    `ids` records had theirs kept already; `ceiling` is the highest key that the walk can vouch for.
+    `ids` records had theirs kept already; `ceiling` is the highest key that the walk can vouch for,
+    and `now` the time above which none is believed.
     """
-    keys = [record_key(stream, one.value) for one in found] if key_path(stream) is not None else []
+    said = [record_key(stream, one.value) for one in found] if key_path(stream) is not None else []
+    keys = plausible(said, under, now)
     stated = [key for key in keys if key is not None]
     grounded = walk.kind == "head"
     names = [record_id(stream, one.value) for one in found] if grounded and not stated else []
     meeting = meet(under, keys, names) if grounded else Meeting()
     vouched = [key for key in stated if ceiling is None or key <= ceiling]
-    if len(vouched) < len(stated) and ceiling is not None:
+    believed_all = len(vouched) == sum(key is not None for key in said)
+    if ceiling is not None and not believed_all:
         vouched.append(ceiling)
     covered = Covered(
         low=min(vouched).text if vouched else None,

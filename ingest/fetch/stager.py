@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Container
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from ingest.fetch.answer import Answer
@@ -54,6 +55,7 @@ class Stager:
         gate: Gate,
         on_page: OnPage,
         observe: Observer,
+        now: Callable[[], datetime],
     ) -> None:
         self.source = source
         self.run = run
@@ -64,6 +66,7 @@ class Stager:
         self._gate = gate
         self._on_page = on_page
         self._observe = observe
+        self.now = now
 
     async def ask(self, request: Request, *, accept: Container[int] = ()) -> Asked:
         """Ask as soon as the gate lets us; what is staged by then is older than the answer."""

@@ -105,6 +105,7 @@ class Walker:
             command=self._command,
             ids=len(stretch.ids) if stretch is not None else 0,
             ceiling=step.ceiling,
+            now=_served_at(answer) or coverage_key(self._stager.now().isoformat()),
         )
         turn = _Turn(
             reading.covered, children=self._children(route, part, step, found, answer), records=len(found)
@@ -198,8 +199,13 @@ def _served(answer: Answer, covered: Covered | None) -> CoverageKey | None:
     A record that changes while a listing is walked may be missed, and its new key lies after this.
     """
     top = CoverageKey.parse(covered.high) if covered is not None and covered.high is not None else None
+    served = _served_at(answer)
+    return max(served, top) if served is not None and top is not None and top.is_time else None
+
+
+def _served_at(answer: Answer) -> CoverageKey | None:
+    """The `Date` of an answer, where it has one."""
     try:
-        served = coverage_key(parsedate_to_datetime(answer.headers.get("date", "")).isoformat())
+        return coverage_key(parsedate_to_datetime(answer.headers.get("date", "")).isoformat())
     except ValueError:
         return None
-    return max(served, top) if served is not None and top is not None and top.is_time else None

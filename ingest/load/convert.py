@@ -55,6 +55,12 @@ def compile_stored(column: Column, engine: Engine) -> Convert:
     return stored
 
 
+def stored_null(column: Column, engine: Engine) -> Any:
+    """What the ORM stores for None: NULL, or JSON's null where the model tells them apart."""
+    bind = engine.bind(column.type)
+    return bind(None) if isinstance(column.type, sa.JSON) and bind is not None else None
+
+
 def refuse_null(column: Column) -> SetAside:
     """Why a record with null for this column is refused."""
     return SetAside(f"{column.name}: null, but the column takes no NULL")
@@ -251,9 +257,12 @@ def _date(name: str, type_: Any) -> Convert:
 def _time(name: str, _type: Any) -> Convert:
     def clock(value: Any) -> time:
         try:
-            return time.fromisoformat(value)
+            parsed = time.fromisoformat(value)
         except (TypeError, ValueError):
             raise _refuse(name, "a time of day", value) from None
+        if parsed.tzinfo is not None:
+            raise _refuse(name, "a time of day without a zone", value)
+        return parsed
 
     return clock
 

@@ -372,17 +372,20 @@ class _Reading:
         child = self._decoder.shape(one.entity)
         owner = {child.place[theirs]: row[shape.place[ours]] for ours, theirs in one.pairs}
         free = [place for place in child.key_places if place not in owner]
-        complete, members = one.complete, set()
+        by_index = len(free) == 1 and len(free) + len(owner) == len(child.key_places)
+        complete, broken, members = one.complete, False, set()
         for index, item in enumerate(items):
             if not isinstance(item, dict):
                 raise SetAside(f"{one.name}: expected objects in the list, not {type(item).__name__}")
             given = dict(owner)
-            if len(free) == 1 and child.table.columns[free[0]].name not in _stated(child, item):
+            if by_index and child.table.columns[free[0]].name not in _stated(child, item):
                 given[free[0]], complete = index, True
             key = self._mention(child, item, given, version=rank[0] if complete else None)
-            if key is not None:
+            if key is None:
+                broken = True  # a dead letter is there upstream all the same, so this list proves nothing
+            else:
                 members.add(key)
-        if complete:
+        if complete and not broken:
             columns = tuple(theirs for _, theirs in one.pairs)
             self._pending_sets.append(
                 (SetOf(child.table.name, columns), _owner(shape, one, row), rank, members)
@@ -561,7 +564,7 @@ def _descend(
 
 
 def raw_record(body: bytes, place: tuple[str | int, ...]) -> bytes:
-    """The record's own bytes, as the server sent them; the page's where it is nested too deep to be cut out."""
+    """The record's own bytes, as the server sent them; the page's where it lies too deep to be cut out."""
     raw = msgspec.Raw(body)
     try:
         for step in place:

@@ -101,7 +101,20 @@ class Stated:
 
 def same_values(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
     """Equal as stored values, column by column."""
-    return left.keys() == right.keys() and all(value == right[name] for name, value in left.items())
+    return left.keys() == right.keys() and all(_same(value, right[name]) for name, value in left.items())
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Equal, also where a database keeps JSON's bare number as a number: the text 2.0 comes back as 2."""
+    if left == right:
+        return True
+    number, text = (left, right) if isinstance(right, str) else (right, left)
+    if not isinstance(number, int | float) or not isinstance(text, str):
+        return False
+    try:
+        return float(text) == number
+    except ValueError:
+        return False
 
 
 def merge(

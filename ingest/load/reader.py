@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ingest.catalog import Column, version_number
-from ingest.load.convert import Convert, compile_python, integer_bounds, refuse_null, text_limit
+from ingest.engines.base import Engine
+from ingest.load.convert import Convert, compile_python, integer_bounds, refuse_null, stored_null, text_limit
 from ingest.types import LOWEST_VERSION, Key
 
 #: a record to its row, its key and its version; SetAside with the reason
@@ -22,12 +23,14 @@ Read: TypeAlias = Callable[[Mapping[str, Any]], tuple[tuple[Any, ...], Key, int]
 class Source:
     """Where one column of a flat record comes from: its key, or a constant for what is absent."""
 
-    __slots__ = ("bind", "column", "convert", "key", "omitted")
+    __slots__ = ("bind", "column", "convert", "key", "null", "omitted")
 
     def __init__(
-        self, column: Column, convert: Convert, bind: Convert | None, *, key: str | None, omitted: Any
+        self, column: Column, convert: Convert, engine: Engine, *, key: str | None, omitted: Any
     ) -> None:
-        self.column, self.convert, self.bind, self.key, self.omitted = column, convert, bind, key, omitted
+        self.column, self.convert, self.key, self.omitted = column, convert, key, omitted
+        self.bind = engine.bind(column.type)
+        self.null = stored_null(column, engine)
 
 
 def compile_reader(sources: Sequence[Source], key_places: Sequence[int], version_place: int | None) -> Read:
@@ -38,7 +41,7 @@ def compile_reader(sources: Sequence[Source], key_places: Sequence[int], version
         if source.key is None:
             bound[f"v{place}"] = source.omitted
             continue
-        bound |= {f"k{place}": source.key, f"c{place}": source.convert, f"n{place}": _null(source.column)}
+        bound |= {f"k{place}": source.key, f"c{place}": source.convert, f"n{place}": _null(source)}
         lines.append(f"v{place} = record[k{place}]")
         lines += _converted(place, source, bound, is_version=place == version_place)
     version = _version(sources, version_place)
@@ -50,12 +53,13 @@ def compile_reader(sources: Sequence[Source], key_places: Sequence[int], version
     return read
 
 
-def _null(column: Column) -> Convert:
+def _null(source: Source) -> Convert:
     """What is done about a null."""
 
-    def null(_: Any) -> None:
-        if not column.nullable:
-            raise refuse_null(column)
+    def null(_: Any) -> Any:
+        if not source.column.nullable:
+            raise refuse_null(source.column)
+        return source.null
 
     return null
 

@@ -13,7 +13,7 @@ from ingest.catalog import Nested, Table, stored_defaults, version_number
 from ingest.engines.base import Engine
 from ingest.errors import SetAside
 from ingest.load.batch import ABSENT
-from ingest.load.convert import Convert, compile_python, compile_stored, refuse_null
+from ingest.load.convert import Convert, compile_python, compile_stored, refuse_null, stored_null
 from ingest.load.reader import Read, Source, compile_reader
 
 #: plans kept a table; more shapes than this is a server making keys up
@@ -51,6 +51,7 @@ class Shape:
         self._converts: tuple[Convert, ...] = tuple(
             compile_stored(column, engine) for column in table.columns
         )
+        self._nulls = tuple(stored_null(column, engine) for column in table.columns)
         self.key_places = tuple(self.place[name] for name in table.key)
         self.fill = stored_defaults(table, engine.dialect)
         self._omitted = [
@@ -85,7 +86,7 @@ class Shape:
             if value is not None:
                 row[place] = convert(value)
             elif nullable:
-                row[place] = None
+                row[place] = self._nulls[place]
             else:
                 raise refuse_null(self.table.columns[place])
         for place, path in plan.deep:
@@ -102,7 +103,7 @@ class Shape:
             return self._converts[place](value)
         if not self.table.columns[place].nullable:
             raise refuse_null(self.table.columns[place])
-        return None
+        return self._nulls[place]
 
     def omit(self, row: list[Any], given: frozenset[int]) -> None:
         """Where absent keys state null, fill them in; what the stream sets itself is never guessed."""
@@ -157,7 +158,7 @@ class Shape:
         if any(place not in keys and omitted is ABSENT for place, omitted in enumerate(self._omitted)):
             return None
         sources = [
-            Source(column, convert, self._engine.bind(column.type), key=keys.get(place), omitted=omitted)
+            Source(column, convert, self._engine, key=keys.get(place), omitted=omitted)
             for place, (column, convert, omitted) in enumerate(
                 zip(self.table.columns, self._converts, self._omitted, strict=True)
             )

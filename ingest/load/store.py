@@ -108,11 +108,12 @@ class Store:
         self._touch(connection, table, changes.remove, len(full) + len(changes.show))
         self._remove(connection, table, changes.remove)
         refused = self._upsert(connection, table, batch)
+        changes.void = [key for key in changes.void if key not in refused]
         self._withhold(connection, table, changes)
         self._bury(connection, name, buried)
         connection.execute(sa.delete(self._batches[name]))
-        written = len(full) - kept + changes.written - refused
-        return Outcome(written, kept + changes.kept, refused)
+        written = len(full) - kept + changes.written - len(refused)
+        return Outcome(written, kept + changes.kept, len(refused))
 
     # -- the fast path ---------------------------------------------------------------------------
 
@@ -318,12 +319,12 @@ class Store:
             among = self.keys.among(table.name, [table.sql.c[name] for name in table.key])
             connection.execute(sa.delete(table.sql).where(among))
 
-    def _upsert(self, connection: sa.Connection, table: Table, batch: Batch) -> int:
-        """Write the staged rows; one that violates a constraint becomes a dead letter, alone."""
+    def _upsert(self, connection: sa.Connection, table: Table, batch: Batch) -> set[Key]:
+        """Write the staged rows; those that violate a constraint become dead letters, alone. Their keys."""
         try:
             with connection.begin_nested():
                 connection.execute(self._upsert_statement(table))
-            return 0
+            return set()
         except sa.exc.DBAPIError as error:
             if self.engine.violation(error) is None:
                 raise
@@ -341,8 +342,8 @@ class Store:
             )
         return self.engine.upsert(table.sql, (*columns, *born), rows, key=table.key, born=born)
 
-    def _upsert_singly(self, connection: sa.Connection, table: Table, batch: Batch) -> int:
-        new, refused = self._batches[table.name], 0
+    def _upsert_singly(self, connection: sa.Connection, table: Table, batch: Batch) -> set[Key]:
+        new, refused = self._batches[table.name], set()
         names = (*table.names, *_RANK)
         rows = connection.execute(sa.select(*(raw(new.c[name]) for name in names))).mappings().all()
         for row in rows:
@@ -354,7 +355,7 @@ class Store:
                 reason = self.engine.violation(error)
                 if reason is None:
                     raise
-                refused += 1
+                refused.add(key)
                 batch.letters.append(_refused(table, key, row, reason))
         return refused
 

@@ -57,7 +57,9 @@ def offline(
     lines = {**kept, "sources": {name: sources[name] for name in chosen}}.items()
     file = folder / "config.toml"
     file.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in lines), encoding="utf-8")
-    return Offline(read_config(file), chosen)
+    job = read_config(file)
+    _check_apart(job)
+    return Offline(job, chosen)
 
 
 def _chosen(
@@ -80,6 +82,18 @@ def _chosen(
     if not chosen:
         raise UsageError("no recorded pages are named", hint='say pages="fixtures/mine"')
     return chosen
+
+
+def _check_apart(job: Config) -> None:
+    """Recorded pages are told apart by their URL alone."""
+    homes: dict[str, str] = {}
+    for name, source in job.sources.items():
+        other = homes.setdefault(source.base_url, name)
+        if other != name:
+            raise UsageError(
+                f"{other!r} and {name!r} have one base_url",
+                hint="run them one at a time: say pages={NAME: FOLDER}",
+            )
 
 
 def _import(

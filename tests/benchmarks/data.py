@@ -10,11 +10,14 @@ from typing import Any
 import msgspec
 
 _START = 1_500_000_000_000  # milliseconds since 1970
-_WORDS = (
-    "all any because between bring change come could day even find first give good hand here high house "
-    "keep know large last leave light long make mean might move name never next night old only open other "
-    "part place point right same school small something start still take thing think under water while work"
-).split()
+#: what messages are made of
+_TEXT = """
+all any because between bring change come could day even find first give good hand here high house
+keep know large last leave light long make mean might move name never next night old only open other
+part place point right same school small something start still take thing think under water while
+work
+"""
+_WORDS = _TEXT.split()
 
 
 def _time(milliseconds: int) -> str:
@@ -28,7 +31,7 @@ def _id(milliseconds: int, pick: random.Random) -> int:
 
 
 def generate(messages: int, *, seed: int = 7) -> dict[str, list[dict[str, Any]]]:
-    """Users, conversations and `messages` messages of about 340 bytes each, in the proportions of a real chat."""
+    """Users, conversations and `messages` messages of about 340 bytes, in a real chat's proportions."""
     pick = random.Random(seed)
     users = [_user(index, pick) for index in range(max(20, messages // 100))]
     conversations = [_conversation(index, users, pick) for index in range(max(10, messages // 500))]
@@ -70,7 +73,12 @@ def _conversation(index: int, users: list[dict[str, Any]], pick: random.Random) 
 
 
 def _message(
-    at: int, index: int, conversation: int, users: list[dict[str, Any]], recent: list[int], pick: random.Random
+    at: int,
+    index: int,
+    conversation: int,
+    users: list[dict[str, Any]],
+    recent: list[int],
+    pick: random.Random,
 ) -> dict[str, Any]:
     identity = _id(at, pick)
     text = " ".join(pick.choices(_WORDS, k=16)) + (' "quoted" é☃' if index % 37 == 0 else "")

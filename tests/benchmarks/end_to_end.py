@@ -46,7 +46,11 @@ def _config(folder: Path, url: str, size: int) -> Config:
 def _floor(mirror: Path, folder: Path) -> float:
     """Seconds that a bare executemany takes for the mirror's own messages."""
     with sqlite3.connect(mirror) as source:
-        names = [row[1] for row in source.execute("PRAGMA table_info(messages)") if not row[1].startswith("ingest_")]
+        names = [
+            row[1]
+            for row in source.execute("PRAGMA table_info(messages)")
+            if not row[1].startswith("ingest_")
+        ]
         rows = source.execute(f"SELECT {', '.join(names)} FROM messages ORDER BY id").fetchall()
         types = [row[2] for row in source.execute("PRAGMA table_info(messages)") if row[1] in names]
     bare = sqlite3.connect(folder / "bare.db", isolation_level=None)
@@ -81,8 +85,9 @@ def main(messages: int = 200_000, size: int = 1000) -> None:
     print(f"{platform.python_implementation()} {platform.python_version()}, sqlite {sqlite3.sqlite_version}")
     print(f"{messages:,} messages, {size:,} a page; WAL, synchronous=NORMAL, page log synchronous=FULL")
     print(f"floor      {messages / floor:>10,.0f} messages/s  bare executemany")
-    print(f"sync       {messages / seconds:>10,.0f} messages/s  ratio {floor / seconds:.3f}  certificate {first.run}")
-    print(f"re-sync    {messages / resync:>10,.0f} messages/s  ratio {floor / resync:.3f}  0 rows written")
+    told = (("sync", seconds, f"certificate {first.run}"), ("re-sync", resync, "0 rows written"))
+    for name, took, remark in told:
+        print(f"{name:<10} {messages / took:>10,.0f} messages/s  ratio {floor / took:.3f}  {remark}")
     print(f"peak memory {peak} MB")
 
 

@@ -16,7 +16,9 @@ from tests.benchmarks.data import generate, pages
 def served(messages: int, size: int) -> Iterator[str]:
     """The base URL of a server with that many messages, `size` records a page."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, messages, size), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_serve, args=(theirs, messages, size), daemon=True
+    )
     process.start()
     try:
         yield f"http://127.0.0.1:{ours.recv()}"
@@ -36,7 +38,8 @@ async def _listen(connection: Connection, answers: dict[str, list[bytes]]) -> No
             url = urlsplit(head.split(b" ", 2)[1].decode())
             body = answers[url.path][int(parse_qs(url.query)["page"][0]) - 1]
             writer.write(
-                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+                + body
             )
             await writer.drain()
         writer.close()

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a configuration, a server or a record: one clear line or a dead letter, and the rest loads."""
+"""Whatever is wrong with what is written, answered or told: one clear line or a dead letter, and no loss."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ import pytest
 
 from ingest.cli.main import main
 from ingest.report import Certificate, DeadLetter
-from tests.integration.jobs import Setup
+from tests.integration.jobs import EXAMPLE, Setup
 from tests.integration.story import LATER, bump, rooms, say
 from tests.upstream import Faults, Truth, Upstream, example, generate
 from tests.upstream.faults import error_in_200, html, instead, status
 
 pytestmark = pytest.mark.usefixtures("imports_are_forgotten")
 
-ROWS = {"users": 8, "tags": 12, "conversations": 4, "conversation_tags": 6, "messages": 25, "attachments": 12}
+ROWS = {
+    "users": 40,
+    "tags": 20,
+    "conversations": 4,
+    "conversation_tags": 6,
+    "messages": 40,
+    "attachments": 12,
+}
 #: nothing is waited for
 AT_ONCE = {"attempts": 1}
 
@@ -121,7 +128,11 @@ MISTAKES: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "a bad path": (in_source('records = "data"', 'records = "data..x"'), 2, ("streams.users", "data..x")),
     "no such URL": (in_config("http://", "htp://"), 2, ("base_url",)),
     "no such database": (in_config("[sources", '[database]\nurl = "oracle://x"\n[sources'), 2, ("oracle",)),
-    "a database without a URL": (in_config("[sources", '[database]\nurl = "x.db"\n[sources'), 2, ("x.db",)),
+    "a database without a URL": (
+        in_config("[sources", '[database]\nurl = "x.db"\n[sources'),
+        2,
+        ("database.url",),
+    ),
     "an unknown __mirror__ column": (
         in_models('Mirror(version="updated_at")', 'Mirror(version="v")'),
         2,
@@ -131,11 +142,6 @@ MISTAKES: dict[str, tuple[Change, int, tuple[str, ...]]] = {
         in_models('ForeignKey("users.id")', 'ForeignKey("users.name")'),
         2,
         ("users",),
-    ),
-    "a foreign key to nothing": (
-        in_models('ForeignKey("users.id")', 'ForeignKey("nobody.id")'),
-        2,
-        ("nobody",),
     ),
     "a secret spelled out": (
         in_config("[sources.api]", '[sources.api]\nauth = { bearer = "s3cret" }'),
@@ -148,19 +154,37 @@ MISTAKES: dict[str, tuple[Change, int, tuple[str, ...]]] = {
         ("NOPE_1",),
     ),
     "a database that is none": (garbage("mirror.db"), 1, ("mirror.db",)),
-    "a page log that is none": (garbage("mirror.db.pages"), 1, ("mirror.db.pages",)),
+    "a page log that is none": (garbage("mirror.db.pages"), 2, ("mirror.db.pages",)),
     "a folder for a database": (lambda s: s.database.mkdir(), 1, ("mirror.db",)),
-    "a log of a text": (lambda s: Path(f"{s.database}.pages").write_text("my notes\n" * 300), 1, ("pages",)),
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+#: what only SQLAlchemy notices
+UNREADABLE: dict[str, tuple[Change, int, tuple[str, ...]]] = {
+    "a foreign key to nothing": (
+        in_models('ForeignKey("users.id")', 'ForeignKey("nobody.id")'),
+        2,
+        ("nobody",),
+    ),
+    "a relationship to nobody": (
+        in_models("sender: Mapped[User | None]", 'sender: Mapped["Nobody | None"]'),
+        2,
+        ("Nobody",),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", [*MISTAKES, *UNREADABLE])
 async def test_a_mistake_is_told_in_one_line_with_its_place(tmp_path: Path, mistake: str) -> None:
-    change, code, said = MISTAKES[mistake]
+    change, code, said = {**MISTAKES, **UNREADABLE}[mistake]
     setup = Setup(tmp_path, example.STREAMS)
     setup.configure("http://127.0.0.1:9")
     change(setup)
-    ran = await cli(setup.config_file, "sync")
+    try:
+        ran = await cli(setup.config_file, "sync")
+    finally:
+        if mistake in UNREADABLE:  # which SQLAlchemy would complain of in every later test
+            sys.modules["chat.models"].Base.registry.dispose()
     assert_one_line(ran, *said)
     assert ran.status == code
     assert "s3cret" not in ran.err
@@ -285,41 +309,42 @@ async def test_an_answer_that_cannot_be_used_ends_its_partition_alone(
         assert setup.differences(truth) == [
             f"tags {(key,)}: missing in the mirror" for key in sorted(unused, key=lambda key: repr((key,)))
         ]
-        faults.clear()
-        assert (await cli(setup.config_file, "sync")).status == 0
-        assert setup.differences(truth) == []
 
 
 # -- what a record says ------------------------------------------------------------------------------------
 
 
-def told(table: str, **stated: Any) -> Callable[[Truth, Upstream], tuple[str, Any, bytes]]:
-    """Spoil a row's record: what it would say, with some of it replaced."""
-
-    def spoil(truth: Truth, up: Upstream) -> tuple[str, Any, bytes]:
-        key = truth.keys(table)[3]
-        stream = up.source.streams[table]
-        record = up.api.record(stream, table, key)
-        record = {name: value for name, value in {**record, **stated}.items() if value is not LEFT_OUT}
-        raw = msgspec.json.encode(record)
-        up.spoil(table, *key, record=raw)
-        return table, key, raw
-
-    return spoil
+Spoil = Callable[[Upstream, str, Any], bytes]
 
 
-def instead_of(table: str, raw: bytes) -> Callable[[Truth, Upstream], tuple[str, Any, bytes]]:
-    def spoil(truth: Truth, up: Upstream) -> tuple[str, Any, bytes]:
-        key = truth.keys(table)[3]
-        up.spoil(table, *key, record=raw)
-        return table, key, raw
+def told(table: str, **stated: Any) -> tuple[str, Spoil]:
+    """A row's record with some of what it says replaced."""
 
-    return spoil
+    def spoil(up: Upstream, table: str, key: Any) -> bytes:
+        record = {**up.api.record(up.source.streams[table], table, key), **stated}
+        return msgspec.json.encode({name: value for name, value in record.items() if value is not LEFT_OUT})
+
+    return table, spoil
+
+
+def instead_of(table: str, raw: bytes) -> tuple[str, Spoil]:
+    """These bytes in the place of a row's record."""
+    return table, lambda *_: raw
+
+
+def unreferred(truth: Truth, table: str) -> list[Any]:
+    """The keys of rows that nothing refers to: they are told once, and not asked for by id."""
+    referred = {
+        tuple(row[name] for name in reference.columns)
+        for reference in truth.models.references_to(table)
+        for row in truth.rows(reference.table)
+    }
+    return [key for key in truth.keys(table) if key not in referred]
 
 
 LEFT_OUT = object()
 #: how a record is spoiled, and what its dead letter says
-SPOILED: dict[str, tuple[Any, str]] = {
+SPOILED: dict[str, tuple[tuple[str, Spoil], str]] = {
     "without its key": (told("tags", id=LEFT_OUT), "id"),
     "null for a key": (told("tags", id=None), "id: null"),
     "an object for a key": (told("messages", id={"$oid": "5"}), "id: expected an integer"),
@@ -332,10 +357,6 @@ SPOILED: dict[str, tuple[Any, str]] = {
     "null where none may be": (told("users", active=None), "active: null"),
     "text for a number": (told("users", score="high"), "score"),
     "a time that is none": (told("users", seen_at="2024-13-45"), "seen_at"),
-    "nested deeply": (
-        told("users", settings=msgspec.Raw(b'{"a":' * 900 + b"1" + b"}" * 900)),
-        "nested too deep",
-    ),
     "a list for a record": (instead_of("tags", b'["a", "b"]'), "expected an object, not list"),
     "text for a record": (instead_of("tags", b'"tag"'), "expected an object, not str"),
     "an empty record": (instead_of("tags", b"{}"), "expected an object"),
@@ -348,45 +369,47 @@ SPOILED: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", SPOILED)
-async def test_a_record_that_cannot_be_stored_is_a_dead_letter_and_everything_else_loads(
-    tmp_path: Path, truth: Truth, fault: str
+async def test_records_that_cannot_be_stored_are_dead_letters_and_everything_else_loads(
+    tmp_path: Path, truth: Truth
 ) -> None:
-    spoil, said = SPOILED[fault]
     setup = Setup(tmp_path, example.STREAMS)
+    free = {table: unreferred(truth, table) for table in ("users", "tags", "messages")}
+    wanted: dict[bytes, str] = {}
+    spoiled: list[tuple[str, Any]] = []
     async with Upstream(setup.source, truth) as up:
-        table, key, raw = spoil(truth, up)
+        for (table, spoil), said in SPOILED.values():
+            key = free[table].pop()
+            raw = spoil(up, table, key)
+            up.spoil(table, *key, record=raw)
+            wanted[raw] = said
+            spoiled.append((table, key))
         setup.configure(up.base_url)
         ran = await cli(setup.config_file, "sync", "--json")
-        assert (ran.status, ran.proof.load.rejected, ran.proof.fetch.failures) == (3, 1, ())
-        (letter,) = await dead_letters(setup)
-        assert letter.raw.encode() == raw
-        assert said in letter.reason
-        assert letter.state == "open"
-        assert set(truth_without(setup, truth, table, key)) == set()
+        assert (ran.status, ran.proof.fetch.failures) == (3, ())
+        assert ran.proof.load.rejected == len(wanted) == len(SPOILED)
+        letters = {letter.raw.encode(): letter for letter in await dead_letters(setup)}
+        assert letters.keys() == wanted.keys()
+        assert [said for raw, said in wanted.items() if said not in letters[raw].reason] == []
+        assert {letter.state for letter in letters.values()} == {"open"}
+        lines = setup.differences(truth)
+        assert [line for line in lines if not any(of_row(line, *one) for one in spoiled)] == []
 
+        # what is told well again comes with the next run that hears of it
         up.site.spoiled.clear()
         bump(truth, LATER, *rooms(truth))
-        assert (await cli(setup.config_file, "sync")).status in (0, 3)
-        if table != "messages":  # whose partition is not asked again while its last message stays the same
-            assert setup.differences(truth) == []
+        assert (await cli(setup.config_file, "sync")).status == 0
+        # the partitions of messages are not asked again while their last messages stay the same
+        lines = setup.differences(truth)
+        assert [
+            line for line in lines if not any(of_row(line, *one) for one in spoiled if one[0] == "messages")
+        ] == []
 
 
-def truth_without(setup: Setup, truth: Truth, table: str, key: Any) -> list[str]:
-    """Differences other than those that a row's absence explains."""
-    hanging = {
-        f"{one} {truth.models.key(one, row)}"
-        for one in truth.models.tables
-        for reference in truth.models.references(one)
-        for row in truth.matching(one, reference.columns, key)
-        if reference.target == table
-    }
-    return [
-        line
-        for line in setup.differences(truth)
-        if not line.startswith((f"{table} {key}", *hanging)) and "messages_count" not in line
-        if "last_message_id" not in line and "reply_to_id is None" not in line
-    ]
+def of_row(line: str, table: str, key: Any) -> bool:
+    """Whether a difference is the row's own absence, or that of a message in its counter."""
+    return line.startswith(f"{table} {key}") or (
+        table == "messages" and ("messages_count" in line or "last_message_id" in line)
+    )
 
 
 async def dead_letters(setup: Setup) -> list[DeadLetter]:
@@ -400,7 +423,7 @@ async def test_a_nested_record_that_cannot_be_stored_does_not_take_its_parent_al
 ) -> None:
     setup = Setup(tmp_path, example.STREAMS)
     async with Upstream(setup.source, truth) as up:
-        message = truth.keys("messages")[3]
+        message = unreferred(truth, "messages")[0]
         record: Any = up.api.record(up.source.streams["messages"], "messages", message)
         bad = [
             {"id": "00000000-0000-0000-0000-000000000001", "name": "too large", "size": 11},
@@ -409,13 +432,18 @@ async def test_a_nested_record_that_cannot_be_stored_does_not_take_its_parent_al
         ]
         good = {"id": "00000000-0000-0000-0000-000000000003", "name": "good", "size": 10}
         record["attachments"] = [*bad, good]
-        up.spoil("messages", *message, record=msgspec.json.encode(record))
+        whole = msgspec.json.encode(record)
+        up.spoil("messages", *message, record=whole)
         setup.configure(up.base_url)
         ran = await cli(setup.config_file, "sync", "--json")
         assert (ran.status, ran.proof.load.rejected) == (3, 3)
         letters = await dead_letters(setup)
         assert [letter.table for letter in letters] == ["attachments"] * 3
-        assert {msgspec.json.decode(letter.raw)["name"] for letter in letters} == {one["name"] for one in bad}
+        # what broke a constraint is shown in the record that it came in
+        assert {letter.raw.encode() for letter in letters} == {
+            whole,
+            *(msgspec.json.encode(one) for one in bad[1:]),
+        }
         assert setup.ask("SELECT name FROM attachments WHERE message_id = ?", message[0]) == [("good",)]
 
 
@@ -424,7 +452,7 @@ async def test_of_a_key_told_twice_in_one_record_the_last_value_is_taken(
 ) -> None:
     setup = Setup(tmp_path, example.STREAMS)
     async with Upstream(setup.source, truth) as up:
-        (key,) = truth.keys("tags")[0]
+        (key,) = unreferred(truth, "tags")[0]
         up.spoil("tags", key, record=b'{"id":%s,"colour":"#1","colour":"#2"}' % msgspec.json.encode(key))
         setup.configure(up.base_url)
         assert (await cli(setup.config_file, "sync")).status == 0
@@ -434,17 +462,62 @@ async def test_of_a_key_told_twice_in_one_record_the_last_value_is_taken(
 async def test_a_null_among_the_records_is_no_record(tmp_path: Path, truth: Truth) -> None:
     setup = Setup(tmp_path, example.STREAMS)
     async with Upstream(setup.source, truth) as up:
-        table, key, _ = instead_of("tags", b"null")(truth, up)
+        (key,) = unreferred(truth, "tags")[0]
+        up.spoil("tags", key, record=b"null")
+        setup.configure(up.base_url)
+        assert (await cli(setup.config_file, "sync")).status in (0, 3)
+        assert setup.differences(truth) == [f"tags {(key,)}: missing in the mirror"]
+
+
+@pytest.mark.parametrize("depth", [50, 900, 990, 5000])
+async def test_a_record_of_any_depth_loads_or_is_told_and_takes_nobody_along(
+    tmp_path: Path, truth: Truth, depth: int
+) -> None:
+    setup = Setup(tmp_path, example.STREAMS)
+    async with Upstream(setup.source, truth) as up:
+        (key,) = unreferred(truth, "users")[0]
+        record = up.api.record(up.source.streams["users"], "users", (key,))
+        deep = msgspec.Raw(b'{"a":' * depth + b"1" + b"}" * depth)
+        up.spoil("users", key, record=msgspec.json.encode({**record, "settings": deep}))
         setup.configure(up.base_url)
         ran = await cli(setup.config_file, "sync", "--json")
-        assert "mistake" not in ran.err
-        assert truth_without(setup, truth, table, key) == []
+        if ran.status == 0:
+            ((stored,),) = setup.ask("SELECT settings FROM users WHERE id = ?", key.hex)
+            assert stored.count("{") == depth
+        else:
+            assert ran.status == 3
+            assert depth > 900
+            told_of = [*ran.proof.fetch.failures, *await dead_letters(setup)]
+            assert ["deep" in str(one) for one in told_of] == [True]
+        assert len(setup.ask("SELECT id FROM messages")) == len(truth.rows("messages"))
+
+
+async def test_nested_items_without_an_id_of_their_own_do_not_overwrite_each_other(
+    tmp_path: Path, truth: Truth
+) -> None:
+    models = EXAMPLE.replace(
+        "    id: Mapped[UUID] = mapped_column(primary_key=True)\n    message_id: Mapped[int]",
+        "    id: Mapped[int] = mapped_column(primary_key=True)\n    message_id: Mapped[int]",
+    )
+    assert models != EXAMPLE
+    setup = Setup(tmp_path, example.STREAMS, models=models)
+    async with Upstream(setup.source, truth) as up:
+        for key in truth.keys("messages"):
+            record = up.api.record(up.source.streams["messages"], "messages", key)
+            record["attachments"] = [{"name": f"{name} of {key[0]}", "size": 1} for name in "ab"]
+            up.spoil("messages", *key, record=msgspec.json.encode(record))
+        setup.configure(up.base_url)
+        ran = await cli(setup.config_file, "sync", "--json")
+        kept = len(setup.ask("SELECT * FROM attachments"))
+        assert kept + ran.proof.load.rejected == 2 * len(truth.keys("messages"))
 
 
 async def test_a_model_that_is_mended_takes_the_dead_letters_back_in(tmp_path: Path, truth: Truth) -> None:
     setup = Setup(tmp_path, example.STREAMS)
     async with Upstream(setup.source, truth) as up:
-        _, (key,), _ = told("users", role="emperor")(truth, up)
+        (key,) = unreferred(truth, "users")[0]
+        table, spoil = told("users", role="emperor")
+        up.spoil(table, key, record=spoil(up, table, (key,)))
         setup.configure(up.base_url)
         assert (await cli(setup.config_file, "sync")).status == 3
         replace(
@@ -470,7 +543,6 @@ def forget(package: str) -> None:
 # -- what a record says of its time ------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="BUG 9: the wild key is taken for the newest known ground")
 @pytest.mark.parametrize("wild", ["2099-01-01T00:00:00Z", "yesterday"])
 async def test_a_wild_time_in_one_record_hides_none_of_the_news(
     tmp_path: Path, truth: Truth, wild: str
@@ -490,7 +562,6 @@ async def test_a_wild_time_in_one_record_hides_none_of_the_news(
         assert {key for (key,) in truth.keys("messages")} - known <= {odd}
 
 
-@pytest.mark.xfail(strict=True, reason="BUG 9: what is asked since is in the future for ever")
 async def test_a_time_in_the_future_hides_no_later_change(tmp_path: Path, truth: Truth) -> None:
     setup = Setup(tmp_path, example.STREAMS)
     first, second, *_ = rooms(truth)

@@ -255,7 +255,7 @@ def what_is_imported_is_declared(module: Module) -> Iterator[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     listed = [*project["dependencies"], *extras["postgresql"], *extras["mariadb"]]
-    if module.path == "ingest/testing.py":  # a plugin of pytest, which only pytest imports
+    if module.room == "testing":  # a plugin of pytest, which only pytest imports
         listed += extras["test"]
     names = (re.split(r"[<>=~! ]", requirement)[0] for requirement in listed)
     known = {*(IMPORTED_AS.get(name, name) for name in names), *sys.stdlib_module_names, "ingest", "schema"}

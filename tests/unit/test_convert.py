@@ -135,7 +135,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (sa.Integer, "5-", "expected an integer"),
     (sa.Integer, "1_000", "expected an integer"),
     (sa.Integer, " 5", "expected an integer"),
-    (sa.Integer, "٥", "expected an integer"),
+    (sa.Integer, "\u0665", "expected an integer"),
     (sa.Integer, [5], "expected an integer"),
     (sa.Integer, {"id": 5}, "expected an integer"),
     (sa.String(3), "abcd", "4 characters, but the column holds 3"),
@@ -205,7 +205,7 @@ def test_a_refusal_shows_little_of_a_long_value() -> None:
     assert len(refused.value.message) < 110
 
 
-# -- times -------------------------------------------------------------------------------------------------
+# -- times ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -265,13 +265,12 @@ def test_a_time_is_stored_as_the_orm_stores_it(type_: Any, value: Any) -> None:
     assert stored(type_, value) == orm(python(type_, value))
 
 
-@pytest.mark.xfail(strict=True, reason="a time of day's zone is dropped in silence: 10:00+02:00 becomes 10:00")
 def test_a_time_of_day_with_a_zone_is_refused_not_bent() -> None:
     with pytest.raises(SetAside):
         stored(sa.Time, "10:00:00+02:00")
 
 
-# -- the stored form -----------------------------------------------------------------------------------------
+# -- the stored form -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""From a page to statements: what a record says of which rows, and what becomes of one that cannot be stored."""
+"""From a page to statements: what a record says of which rows, and what becomes of one that says too much."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def letter(batch: Batch) -> Letter:
     return batch.letters[0]
 
 
-# -- one nested record -----------------------------------------------------------------------------------
+# -- one nested record ---------------------------------------------------------------------------------
 
 
 def test_a_nested_object_is_a_record_of_its_own_and_sets_the_foreign_key() -> None:
@@ -187,7 +187,7 @@ def test_a_nested_record_that_cannot_be_stored_is_a_letter_of_its_own_and_the_re
     assert (batch.records, batch.rejected) == (2, 1)
 
 
-# -- lists -------------------------------------------------------------------------------------------------
+# -- lists ---------------------------------------------------------------------------------------------
 
 
 def test_a_nested_list_adds_child_rows_that_name_their_parent() -> None:
@@ -242,13 +242,11 @@ def test_a_list_that_is_none_makes_a_letter_of_the_whole_record(record: Any, rea
 
 def test_two_lists_of_one_owner_in_a_batch_leave_the_newer_set() -> None:
     stream = {"path": "/s", "entity": "Room"}
-    batch = decode(
-        stream, page(2, "s", [{"id": 1, "people": [8]}]), page(1, "s", [{"id": 1, "people": [7]}])
-    )
+    batch = decode(stream, page(2, "s", [{"id": 1, "people": [8]}]), page(1, "s", [{"id": 1, "people": [7]}]))
     assert batch.sets[SetOf("links", ("room_id",))][(1,)].members == {(1, 8)}
 
 
-# -- kinds of records --------------------------------------------------------------------------------------
+# -- kinds of records ----------------------------------------------------------------------------------
 
 KINDS = {"by": "type", "room": "Room", "both": ["Room", "User"]}
 
@@ -304,7 +302,7 @@ def test_a_record_that_is_no_object_is_a_dead_letter(record: Any) -> None:
     assert [key for key, _ in stated(batch, "rooms")] == [2]
 
 
-# -- unknown keys --------------------------------------------------------------------------------------------
+# -- unknown keys --------------------------------------------------------------------------------------
 
 
 def test_keys_that_no_column_takes_are_remembered_with_the_first_page_that_had_them() -> None:
@@ -342,7 +340,7 @@ def test_where_absent_keys_state_nothing_only_its_own_are_stated() -> None:
     assert stated(rooms({"id": 1}), "rooms") == [(1, {})]
 
 
-# -- what the stream sets ------------------------------------------------------------------------------------
+# -- what the stream sets ------------------------------------------------------------------------------
 
 
 def events(records: Any, stamp: int = 1, *, stream: dict[str, Any] | None = None, **envelope: Any) -> Batch:
@@ -408,7 +406,7 @@ def test_a_record_asked_for_by_id_has_no_position_and_its_own_sets() -> None:
     assert stated(batch, "events") == [("a", {"room_id": 5})]
 
 
-# -- ranks ---------------------------------------------------------------------------------------------------
+# -- ranks ---------------------------------------------------------------------------------------------
 
 
 def test_a_records_rank_is_its_version_its_page_and_its_place_nested_ones_counted() -> None:
@@ -434,7 +432,7 @@ def test_a_version_cannot_rank_where_no_version_and_redactions_do(rev: int) -> N
     assert LOWEST_VERSION < version_number(rev) < HIGHEST_VERSION
 
 
-# -- deletes -------------------------------------------------------------------------------------------------
+# -- deletes -------------------------------------------------------------------------------------------
 
 
 def test_a_stream_of_deletes_buries_every_key_and_states_nothing() -> None:
@@ -488,13 +486,19 @@ def test_a_record_that_redacts_nothing_redacts_nothing() -> None:
     assert [key for key, _ in stated(batch, "events")] == ["r", "s"]
 
 
-# -- answers by id -------------------------------------------------------------------------------------------
+# -- answers by id -------------------------------------------------------------------------------------
 
-BY_IDS = {"path": "/s", "entity": "User", "by_id": {"path": "/u", "param": "ids", "batch": 3, "records": "data"}}
+BY_IDS = {
+    "path": "/s",
+    "entity": "User",
+    "by_id": {"path": "/u", "param": "ids", "batch": 3, "records": "data"},
+}
 
 
 def test_a_key_that_an_answer_by_id_leaves_out_is_gone() -> None:
-    answer = page(4, "s", {"data": [{"id": 2, "name": "b"}]}, walk=BY_ID, partition='{"by_id":["1","2",["3"]]}')
+    answer = page(
+        4, "s", {"data": [{"id": 2, "name": "b"}]}, walk=BY_ID, partition='{"by_id":["1","2",["3"]]}'
+    )
     batch = decode(BY_IDS, answer)
     assert batch.facts == [MissingFact("users", (1,), "gone", 4), MissingFact("users", (3,), "gone", 4)]
 
@@ -535,7 +539,7 @@ def test_a_record_by_id_that_became_a_dead_letter_is_not_gone() -> None:
     assert batch.rejected == 1
 
 
-# -- dead letters --------------------------------------------------------------------------------------------
+# -- dead letters --------------------------------------------------------------------------------------
 
 ODD = b'{"id": 1,  "title":"\\u0074oo \xc3\xa9long", "n": 1.50, "n": 12345678901234567890}'
 

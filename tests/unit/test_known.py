@@ -144,6 +144,17 @@ def test_a_parent_closes_and_opens_its_partition() -> None:
     assert known.part("messages", '{"rooms.id":1}').closed == 0
 
 
+def test_a_walk_to_the_servers_end_leaves_no_hole_below_it() -> None:
+    newer = Walk(id="w2", kind="head")
+    known = folded(envelope(next='"a"', covered=Covered(low="7", high="9")), envelope(walk=newer))
+    assert [stretch.hole for stretch in known.part("messages", "{}").ground] == ["whole"]
+    met = Covered(low="8", high="12", seam=1)
+    known = folded(
+        envelope(next='"a"', covered=Covered(low="7", high="9")), envelope(walk=newer, covered=met)
+    )
+    assert [stretch.cursor for stretch in known.part("messages", "{}").ground] == ['"a"']
+
+
 def test_records_asked_for_by_id_leave_nothing_behind() -> None:
     known = folded(envelope(partition='{"by_id":["1"]}', walk=Walk(id="b", kind="by_id"), children=()))
     assert known.parts("messages") == []

@@ -154,9 +154,7 @@ def test_exceptions_hold_the_columns_whose_rank_differs_and_those_nobody_stated(
 
 def test_a_stub_was_stated_by_nobody() -> None:
     nothing = '{"":null,"id":null,"mail":null,"name":null}'
-    stub = load_stated(
-        TABLE, dict.fromkeys(NAMES), (LOWEST_VERSION, 0, 0), nothing, lambda _: -1
-    )
+    stub = load_stated(TABLE, dict.fromkeys(NAMES), (LOWEST_VERSION, 0, 0), nothing, lambda _: -1)
     assert not stub.known
     assert stub.rank == NEVER
 

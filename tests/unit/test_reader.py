@@ -15,8 +15,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from ingest.catalog import read_catalog
 from ingest.engines import engine_for
 from ingest.errors import SetAside
-from ingest.load.decode import plan_value
 from ingest.load.batch import ABSENT
+from ingest.load.decode import plan_value
 from ingest.load.shape import Plan, Shape
 from ingest.mirror import Mirror, UtcDateTime, field
 from ingest.types import LOWEST_VERSION

@@ -50,7 +50,9 @@ class Room(Base):
 class Line(Base):
     __tablename__ = "lines"
     id: Mapped[int] = mapped_column(primary_key=True)
-    room_id: Mapped[int] = mapped_column(ForeignKey("rooms.id", ondelete="CASCADE", info=when_missing("park")))
+    room_id: Mapped[int] = mapped_column(
+        ForeignKey("rooms.id", ondelete="CASCADE", info=when_missing("park"))
+    )
     text: Mapped[str | None] = mapped_column(String(5))
 
 
@@ -61,7 +63,15 @@ class Part(Base):
     body: Mapped[str | None]
 
 
-SOURCE = msgspec.convert({"streams": {"rooms": {"path": "/rooms", "entity": "Room"}}}, Source)
+SOURCE = msgspec.convert(
+    {
+        "streams": {
+            "rooms": {"path": "/rooms", "entity": "Room"},
+            "lines": {"path": "/lines", "entity": "Line"},
+        }
+    },
+    Source,
+)
 
 
 @pytest.fixture
@@ -105,10 +115,10 @@ async def test_an_equal_list_writes_nothing(mirror: Mirrored) -> None:
     assert await mirror.ledger(TOUCHED) == []
 
 
-LISTS = [[7, 8], [8], [8, 9, 7], [9]]
+LISTS = [[7, 8], [8, 9, 7], [9]]
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
 async def test_lists_in_any_order_leave_the_newest(mirror: Mirrored, order: tuple[int, ...]) -> None:
     for index in order:
         record = {"id": 1, "people": LISTS[index], "lines": [{"id": 10 * key} for key in LISTS[index]]}
@@ -150,6 +160,17 @@ async def test_a_child_that_moved_is_not_removed_by_its_old_owners_next_list(mir
     assert {key: row["size"] for (key,), row in (await mirror.rows("rooms")).items()} == {1: 1, 2: 1}
 
 
+async def test_a_row_that_is_stated_after_the_list_outlives_it_whichever_comes_first(
+    mirror: Mirrored,
+) -> None:
+    await mirror.load([page(5, "lines", [{"id": 10, "room_id": 1, "text": None}])], in_order=False)
+    await load(mirror, 3, {"id": 1, "lines": [{"id": 11}]}, in_order=False)
+    counts = await mirror.load([page(2, "lines", [{"id": 12, "room_id": 1, "text": None}])], in_order=False)
+    assert (counts.written, counts.kept) == (0, 1)
+    await settled(mirror)
+    assert sorted(await mirror.rows("lines")) == [(10,), (11,)]
+
+
 async def test_a_removed_member_touches_the_parents_that_watched_it(mirror: Mirrored) -> None:
     await load(mirror, 1, {"id": 1, "people": [7], "lines": [{"id": 10}]})
     await settled(mirror)
@@ -176,9 +197,6 @@ async def test_more_owners_than_one_statement_names_are_all_settled(mirror: Mirr
     assert sorted(await mirror.rows("links")) == [(key, 8) for key in range(900)]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a member whose record became a dead letter is taken for omitted, and its row goes away"
-)
 async def test_a_member_that_became_a_dead_letter_was_not_omitted(mirror: Mirrored) -> None:
     await load(mirror, 1, {"id": 1, "lines": [{"id": 10, "text": "a"}, {"id": 11, "text": "b"}]})
     await load(mirror, 2, {"id": 1, "lines": [{"id": 10, "text": "a"}, {"id": 11, "text": "too long"}]})

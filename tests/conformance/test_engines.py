@@ -1,0 +1,458 @@
+"""What every engine promises, method by method; each implementation brings a database of its own."""
+
+from __future__ import annotations
+
+import pkgutil
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import ingest.engines
+from ingest.engines import Engine, engine_for
+from ingest.errors import ConfigError, Stop
+from ingest.keys import RAW, dump_key, load_key, raw
+from ingest.mirror import UtcDateTime
+
+METADATA = sa.MetaData()
+PARENTS = sa.Table(
+    "parents",
+    METADATA,
+    sa.Column("a", String(50), primary_key=True),
+    sa.Column("b", BigInteger, primary_key=True),
+    sa.Column("c", sa.Integer),
+    sa.Column("d", sa.Integer, server_default="7"),
+)
+CHILDREN = sa.Table(
+    "order",  # a word of SQL's own
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("parent", ForeignKey("order.id")),
+    sa.Column("select", String(5), nullable=False, unique=True),
+    sa.Column("age", sa.Integer, CheckConstraint("age >= 0", name="age_is_not_negative")),
+)
+LINKS = sa.Table("links", METADATA, sa.Column("id", sa.Integer, primary_key=True))
+#: texts that JSON, SQL or an engine may spell in their own way
+TEXTS = [
+    "",
+    "a",
+    "é漢😀",
+    '"',
+    "\\",
+    "/",
+    "\\u0041",
+    "a\nb\tc\r",
+    "'",
+    "\x7f",
+    "\u2028",
+    "null",
+    "5",
+    "[1]",
+    "\x01\x1f",
+    "\b\f",
+]
+
+
+def sqlite(folder: Path) -> Engine:
+    return engine_for(f"sqlite:///{folder / 'mirror.db'}")
+
+
+ENGINES: dict[str, Callable[[Path], Engine]] = {"sqlite": sqlite}
+
+
+@pytest.fixture(params=ENGINES)
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
+    made = ENGINES[request.param](tmp_path)
+    await made.create()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def connection(engine: Engine) -> AsyncIterator[AsyncConnection]:
+    async with engine.writer() as connection:
+        async with connection.begin():
+            await connection.run_sync(METADATA.create_all)
+        yield connection
+
+
+async def run(connection: AsyncConnection, *statements: Any) -> list[Any]:
+    """Carry statements out in one transaction; the rows of the last."""
+    rows: list[Any] = []
+    async with connection.begin():
+        for statement in statements:
+            if isinstance(statement, tuple):
+                await connection.exec_driver_sql(statement[0], statement[1])
+            else:
+                result = await connection.execute(statement)
+                rows = [tuple(row) for row in result] if result.returns_rows else []
+    return rows
+
+
+def source(*rows: tuple[Any, ...]) -> sa.Select[Any]:
+    """Rows of parents as a query states them."""
+    selects = [
+        sa.select(sa.literal(a).label("a"), sa.literal(b).label("b"), sa.literal(c).label("c"))
+        for a, b, c in rows
+    ]
+    return sa.select(sa.union_all(*selects).subquery())
+
+
+# -- create, place, writer, reader, close --------------------------------------------------------------
+
+
+async def test_a_database_is_made_for_its_owner_alone_and_made_once(tmp_path: Path) -> None:
+    for name, make in ENGINES.items():
+        folder = tmp_path / name / "deep"
+        engine = make(folder)
+        await engine.create()
+        async with engine.writer() as connection:
+            await run(connection, sa.text("CREATE TABLE t (id INTEGER)"), sa.text("INSERT INTO t VALUES (5)"))
+        await engine.create()
+        async with engine.reader() as connection:
+            assert await run(connection, sa.text("SELECT id FROM t")) == [(5,)]
+        await engine.close()
+        for file in folder.glob("mirror.db*"):
+            assert file.stat().st_mode & 0o077 == 0
+
+
+async def test_a_place_that_cannot_be_written_stops_the_run_with_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for make in ENGINES.values():
+        engine = make(tmp_path / "file")
+        with pytest.raises(Stop, match="cannot be opened"):
+            await engine.create()
+        await engine.close()
+
+
+async def test_an_engine_says_where_its_database_is(engine: Engine, tmp_path: Path) -> None:
+    assert engine.place == str(tmp_path / "mirror.db")
+
+
+async def test_the_writer_loads_with_foreign_keys_off(connection: AsyncConnection) -> None:
+    orphan = sa.insert(CHILDREN).values(id=1, parent=99, select="a", age=1)
+    assert await run(connection, orphan, sa.select(CHILDREN.c.parent)) == [(99,)]
+
+
+async def test_a_transaction_that_is_rolled_back_takes_its_tables_along(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    transaction = await connection.begin()
+    await connection.execute(sa.text("CREATE TABLE late (id INTEGER)"))
+    await connection.execute(sa.insert(LINKS).values(id=1))
+    await transaction.rollback()
+    assert await run(connection, sa.select(LINKS)) == []
+    async with connection.begin():
+        assert not await connection.run_sync(lambda c: sa.inspect(c).has_table("late"))
+
+
+async def test_a_reader_sees_what_is_committed_and_nothing_else(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    async with engine.reader() as reader:
+        async with connection.begin():
+            await connection.execute(sa.insert(LINKS).values(id=1))
+            assert await run(reader, sa.select(LINKS)) == []
+        assert await run(reader, sa.select(LINKS)) == [(1,)]
+
+
+async def test_a_readers_transaction_sees_one_moment(engine: Engine, connection: AsyncConnection) -> None:
+    async with engine.reader() as reader, reader.begin():
+        assert (await reader.execute(sa.select(LINKS))).all() == []
+        await run(connection, sa.insert(LINKS).values(id=1))
+        assert (await reader.execute(sa.select(LINKS))).all() == []
+
+
+async def test_a_reader_writes_nothing(engine: Engine, connection: AsyncConnection) -> None:
+    with pytest.raises(Stop, match="readonly"):
+        async with engine.reader() as reader:
+            await run(reader, sa.insert(LINKS).values(id=1))
+    assert await run(connection, sa.select(LINKS)) == []
+
+
+async def test_a_database_that_is_none_stops_the_run_with_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "mirror.db").write_bytes(b"this is no database, whatever it is called" * 100)
+    engine = sqlite(tmp_path)
+    with pytest.raises(Stop, match=r"not a database.*restore it from a backup"):
+        async with engine.writer() as connection:
+            await run(connection, sa.text("SELECT 1 FROM sqlite_master"))
+    await engine.close()
+
+
+async def test_a_violation_inside_the_writer_is_told_as_it_is(connection: AsyncConnection) -> None:
+    with pytest.raises(sa.exc.IntegrityError):
+        await run(connection, sa.insert(LINKS).values(id=1), sa.insert(LINKS).values(id=1))
+
+
+async def test_errors_never_show_the_values_of_a_row(connection: AsyncConnection) -> None:
+    with pytest.raises(sa.exc.IntegrityError) as error:
+        await run(connection, sa.insert(CHILDREN).values(id=1, select="s3cret", age=-1))
+    assert "s3cret" not in str(error.value)
+
+
+# -- bind ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (sa.Integer(), 5),
+        (sa.String(5), "é"),
+        (sa.Boolean(), True),
+        (sa.Float(), 1.5),
+        (sa.Uuid(), uuid.UUID(int=7)),
+        (UtcDateTime(), datetime(2024, 1, 2, 3, 4, 5, 6, tzinfo=UTC)),
+        (sa.DateTime(), datetime(2024, 1, 2, 3, 4, 5, 6)),
+        (sa.Date(), datetime(2024, 1, 2).date()),
+        (sa.LargeBinary(), b"\x00\xff"),
+        (sa.JSON(), {"a": [1, "ü"]}),
+    ],
+    ids=repr,
+)
+async def test_a_bound_value_is_stored_as_the_orm_stores_it(
+    engine: Engine, connection: AsyncConnection, type_: Any, value: Any
+) -> None:
+    table = sa.Table("t", sa.MetaData(), sa.Column("v", type_))
+    bind = engine.bind(type_)
+    given = value if bind is None else bind(value)
+    async with connection.begin():
+        await connection.run_sync(table.create)
+    by_orm = await run(connection, sa.insert(table).values(v=value), sa.select(raw(table.c.v)))
+    by_hand = await run(
+        connection,
+        sa.delete(table),
+        (engine.insert_many(table, ["v"]), [(given,)]),
+        sa.select(raw(table.c.v)),
+    )
+    assert by_hand == by_orm
+    assert await run(connection, sa.select(table.c.v)) == [(value,)]
+
+
+# -- key_json, key_part --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+async def test_a_key_has_one_spelling_in_python_and_in_the_database(
+    engine: Engine, connection: AsyncConnection, text: str
+) -> None:
+    for number in (0, -1, 2**63 - 1, -(2**63)):
+        columns = [PARENTS.c.a, PARENTS.c.b]
+        (row,) = await run(
+            connection,
+            sa.delete(PARENTS),
+            sa.insert(PARENTS).values(a=text, b=number),
+            sa.select(engine.key_json(columns)),
+        )
+        assert load_key(row[0]) == (text, number)
+        assert row[0] == dump_key((text, number))
+
+
+@pytest.mark.parametrize("key", [("a", 5), ('"\\é', -(2**63)), ("5", 2**63 - 1), ("", 0)], ids=ascii)
+async def test_a_part_of_a_key_is_the_stored_value_with_its_type(
+    engine: Engine, connection: AsyncConnection, key: tuple[Any, ...]
+) -> None:
+    text = sa.literal(dump_key(key))
+    parts = [sa.type_coerce(engine.key_part(text, index), RAW) for index in range(2)]
+    assert await run(connection, sa.select(*parts)) == [key]
+
+
+# -- insert_new, insert_new_many -----------------------------------------------------------------------
+
+
+async def test_insert_new_passes_over_keys_that_are_there(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    rows = source(("a", 1, 50), ("b", 2, 60))
+    found = await run(
+        connection,
+        sa.insert(PARENTS).values(a="a", b=1, c=5),
+        engine.insert_new(PARENTS, ["a", "b", "c"], rows),
+        sa.select(PARENTS).order_by(PARENTS.c.a),
+    )
+    assert found == [("a", 1, 5, 7), ("b", 2, 60, 7)]
+
+
+async def test_insert_new_takes_a_query_with_a_condition_a_join_or_none(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    rows = source(("a", 1, 1), ("b", 2, 2)).subquery()
+    joined = sa.select(rows).join(PARENTS, PARENTS.c.a == rows.c.a, isouter=True)
+    for query in (sa.select(rows).where(rows.c.b > 1), joined, sa.select(rows)):
+        await run(connection, engine.insert_new(PARENTS, ["a", "b", "c"], query))
+    assert len(await run(connection, sa.select(PARENTS))) == 2
+
+
+async def test_insert_new_many_takes_tuples_and_passes_over_keys_that_are_there(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    statement = engine.insert_new_many(PARENTS, ["b", "a", "c"])
+    rows = [(1, "a", 10), (2, "b", 20), (1, "a", 30)]
+    found = await run(
+        connection, (statement, rows), (statement, rows), sa.select(PARENTS).order_by(PARENTS.c.b)
+    )
+    assert found == [("a", 1, 10, 7), ("b", 2, 20, 7)]
+
+
+async def test_insert_new_many_refuses_what_a_column_cannot_hold(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    statement = engine.insert_new_many(CHILDREN, ["id", "select", "age"])
+    for row in ((1, None, 1), (1, "a", -1)):
+        with pytest.raises(sa.exc.IntegrityError):
+            await run(connection, (statement, [row]))
+
+
+# -- upsert --------------------------------------------------------------------------------------------
+
+
+async def test_upsert_adds_what_is_new_and_replaces_what_is_there(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    rows = source(("a", 1, 50), ("b", 2, None))
+    found = await run(
+        connection,
+        sa.insert(PARENTS).values(a="a", b=1, c=5, d=1),
+        sa.insert(PARENTS).values(a="b", b=2, c=5, d=1),
+        sa.insert(PARENTS).values(a="c", b=3, c=5, d=1),
+        engine.upsert(PARENTS, ["a", "b", "c"], rows, key=["a", "b"]),
+        sa.select(PARENTS).order_by(PARENTS.c.a),
+    )
+    assert found == [("a", 1, 50, 1), ("b", 2, None, 1), ("c", 3, 5, 1)]
+
+
+async def test_upsert_leaves_what_a_row_was_born_with(engine: Engine, connection: AsyncConnection) -> None:
+    rows = source(("a", 1, 50), ("b", 2, 60))
+    found = await run(
+        connection,
+        sa.insert(PARENTS).values(a="a", b=1, c=5),
+        engine.upsert(PARENTS, ["a", "b", "c"], rows, key=["a", "b"], born=["c"]),
+        sa.select(PARENTS.c.a, PARENTS.c.c).order_by(PARENTS.c.a),
+    )
+    assert found == [("a", 5), ("b", 60)]
+
+
+async def test_upsert_of_a_table_that_is_all_key_adds_and_changes_nothing(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    rows = sa.select(sa.union_all(*(sa.select(sa.literal(n).label("id")) for n in (1, 2))).subquery())
+    statement = engine.upsert(LINKS, ["id"], rows, key=["id"])
+    assert await run(connection, statement, statement, sa.select(LINKS)) == [(1,), (2,)]
+
+
+async def test_upsert_says_so_when_another_unique_column_is_taken(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    row = sa.select(sa.literal(2).label("id"), sa.literal("a").label("select"))
+    await run(connection, sa.insert(CHILDREN).values(id=1, select="a"))
+    with pytest.raises(sa.exc.IntegrityError):
+        await run(connection, engine.upsert(CHILDREN, ["id", "select"], row, key=["id"]))
+
+
+# -- insert_many, temporary ----------------------------------------------------------------------------
+
+
+async def test_insert_many_keeps_the_callers_order_of_columns_and_quotes_their_names(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    statement = engine.insert_many(CHILDREN, ["select", "age", "id"])
+    found = await run(
+        connection, (statement, [("a", 5, 1), ("b", None, 2)]), sa.select(CHILDREN).order_by("id")
+    )
+    assert found == [(1, None, "a", 5), (2, None, "b", None)]
+
+
+async def test_a_temporary_table_holds_what_the_real_one_would_refuse_and_is_its_connections_alone(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    kind = sa.Enum("x", "y", name="kind", create_constraint=True)
+    columns = [
+        *CHILDREN.columns,
+        sa.Column("kind", kind),
+        sa.Column("flag", sa.Boolean(create_constraint=True)),
+    ]
+    temporary = engine.temporary("batch", columns)
+    async with connection.begin():
+        await connection.run_sync(temporary.create)
+    rows = [(1, 9, None, -1, "z", 5), (1, 9, None, -1, "z", 5)]
+    stored = [raw(column) for column in temporary.c]
+    found = await run(
+        connection, (engine.insert_many(temporary, temporary.c.keys()), rows), sa.select(*stored)
+    )
+    assert found == rows
+    async with engine.reader() as reader, reader.begin():
+        assert not await reader.run_sync(lambda c: sa.inspect(c).has_table("batch"))
+
+
+async def test_a_temporary_table_keeps_values_as_the_real_one_does(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    temporary = engine.temporary("batch", list(PARENTS.columns))
+    async with connection.begin():
+        await connection.run_sync(temporary.create)
+    for table in (temporary, PARENTS):
+        await run(connection, (engine.insert_many(table, ["a", "b"]), [("12", 2**63 - 1)]))
+    same = sa.select(raw(PARENTS.c.a), raw(PARENTS.c.b)).join(
+        temporary, sa.and_(temporary.c.a == PARENTS.c.a, temporary.c.b == PARENTS.c.b)
+    )
+    assert await run(connection, same) == [("12", 2**63 - 1)]
+
+
+# -- violation -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ((1, "taken", 1), "UNIQUE"),
+        ((2, "taken", 1), "select"),
+        ((2, None, 1), "NOT NULL"),
+        ((2, "b", -1), "age_is_not_negative"),
+    ],
+)
+async def test_what_a_row_violates_is_told_in_words(
+    engine: Engine, connection: AsyncConnection, row: tuple[Any, ...], words: str
+) -> None:
+    statement = engine.insert_many(CHILDREN, ["id", "select", "age"])
+    await run(connection, (statement, [(1, "taken", 1)]))
+    with pytest.raises(sa.exc.DBAPIError) as error:
+        await run(connection, (statement, [row]))
+    assert words in (engine.violation(error.value) or "")
+
+
+async def test_an_error_that_is_not_the_rows_is_no_violation(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    transaction = await connection.begin()
+    with pytest.raises(sa.exc.OperationalError) as error:
+        await connection.exec_driver_sql("SELECT * FROM nowhere")
+    await transaction.rollback()
+    assert engine.violation(error.value) is None
+
+
+# -- which engine --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "words"), [("no url", "is not a database URL"), ("oracle://h/d", "oracle is not")]
+)
+def test_a_url_of_no_engine_is_refused_with_an_example(url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as error:
+        engine_for(url)
+    assert "sqlite:///" in str(error.value)
+
+
+def test_no_password_is_shown_where_a_database_is_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        engine_for("oracle://user:s3cret@host/db")
+    assert "s3cret" not in str(error.value)
+
+
+def test_the_suite_runs_for_every_engine_there_is() -> None:
+    there = {module.name for module in pkgutil.iter_modules(ingest.engines.__path__)}
+    assert there - {"base"} == set(ENGINES)
