@@ -57,6 +57,7 @@ from ingest.report import (
 )
 from ingest.staging import PageLog, SqlitePageLog
 from ingest.types import Envelope, LoadCounts, Page
+from ingest.withheld import FOR
 
 #: staged records beyond which loading begins before fetching has ended
 BULK = 50_000
@@ -216,7 +217,7 @@ class Job:
 
     async def missing(self) -> list[MissingParent]:
         """References whose target is not in the mirror."""
-        return await self._database.read(_missing)
+        return await self._database.read(partial(_missing, catalog=self._catalog))
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Pages and records that could not be stored."""
@@ -712,7 +713,7 @@ def _unmapped(connection: sa.Connection) -> list[str]:
     return [f"{row.source}.{row.stream}: {row.path}" for row in rows]
 
 
-def _missing(connection: sa.Connection) -> list[MissingParent]:
+def _missing(connection: sa.Connection, catalog: Catalog) -> list[MissingParent]:
     found = []
     for row in connection.execute(sa.select(MISSING).order_by(MISSING.c.table, MISSING.c.key)).mappings():
         held = sa.and_(WITHHELD.c.target_table == row["table"], WITHHELD.c.target_key == row["key"])
@@ -724,7 +725,14 @@ def _missing(connection: sa.Connection) -> list[MissingParent]:
                 state=row["state"],
                 attempts=row["attempts"],
                 references=_count(connection, WITHHELD, held),
-                by=f"{by.table}.{by.column.lstrip('>')}" if by else "",
+                by=_referring(catalog, by.table, by.column) if by else "",
             )
         )
     return found
+
+
+def _referring(catalog: Catalog, table: str, column: str) -> str:
+    """The columns that a withheld entry is about, by their names."""
+    name = column.removeprefix(FOR)
+    reference = next((one for one in catalog.references_of(table) if one.name == name), None)
+    return str(reference) if reference is not None else f"{table}.{column}"

@@ -84,14 +84,14 @@ class Stated:
         """True when anybody has said anything of the row."""
         return self.rank != NEVER
 
-    def take(self, statement: Statement) -> bool:
-        """Merge one statement; True when a value changed hands."""
+    def take(self, statement: Statement, *, equal_counts: bool = True) -> bool:
+        """Merge one statement; True when a value changed hands, or (not `equal_counts`) became another."""
         rank, changed = statement.rank, False
         for name, value in statement.values.items():
             if rank > self.ranks.get(name, NEVER):
+                changed = changed or equal_counts or name not in self.values or self.values[name] != value
                 self.values[name] = value
                 self.ranks[name] = rank
-                changed = True
         if rank > self.rank:
             self.rank = rank
         if statement.top:
@@ -128,12 +128,11 @@ def merge(
     """
     counted = sum(not one.implied for one in statements)
     merged = Stated(dict(stated.values), dict(stated.ranks), stated.rank, stated.life)
-    written = sum(
-        [merged.take(one) and not one.implied for one in sorted(statements, key=lambda one: one.rank)]
-    )
-    may_skip = skip_equal and tombstone is None and stated.known and not any(one.forced for one in statements)
+    may_skip = skip_equal and tombstone is None and not any(one.forced for one in statements)
+    in_rank_order = sorted(statements, key=lambda one: one.rank)
+    written = sum([merged.take(one, equal_counts=not may_skip) and not one.implied for one in in_rank_order])
     says_nothing_new = not written and (merged.rank, merged.life) == (stated.rank, stated.life)
-    if says_nothing_new or (may_skip and same_values(merged.values, stated.values)):
+    if says_nothing_new or (may_skip and stated.known and same_values(merged.values, stated.values)):
         return stated, 0, counted
     return merged, written, counted - written
 
