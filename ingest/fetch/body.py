@@ -17,6 +17,7 @@ import msgspec
 
 from ingest.errors import BadAnswer
 from ingest.fetch.retry import Unready
+from ingest.types import read_json
 
 #: bytes decompressed at a time, which bounds what a bomb can hold in memory
 CHUNK = 64 * 1024
@@ -87,7 +88,7 @@ async def read_body(response: httpx.Response, limit: int, wire: Wire) -> Body:
 def decode(data: bytes) -> Any:
     """The JSON value: integers exact, NaN, lone surrogates and anything but UTF-8 refused by NotJson."""
     try:
-        return msgspec.json.decode(data)
+        return read_json(data)
     except UnicodeDecodeError:
         raise NotJson("it is not UTF-8") from None
     except RecursionError:

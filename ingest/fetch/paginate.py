@@ -114,6 +114,23 @@ def next_cursor(
     return canonical(value)
 
 
+def total_pages(stream: Stream, answer: Answer) -> int | None:
+    """How many pages the server says there are, for a progress bar; None where it does not say."""
+    paged = stream.paginate
+    if not isinstance(paged, PageNumber | Offset):
+        return None
+    pages = paged.pages if isinstance(paged, PageNumber) else None
+    if pages is not None:
+        return _whole(Path(pages).first(answer.json))
+    total = _whole(Path(paged.total).first(answer.json)) if paged.total is not None else None
+    return -(-total // paged.limit) if total is not None and paged.limit else None
+
+
+def _whole(value: Any) -> int | None:
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+    return number if type(number) is int and number >= 0 else None
+
+
 def walk_ends(stream: Stream, request: Request, cursor: str | None, records: Sequence[Any]) -> bool:
     """Whether the walk is over after this page. A tail ends when its token stays or nothing came."""
     if cursor is None or stream.paginate is None:

@@ -74,8 +74,10 @@ class Stager:
         asked = await self.log.top()
         return Asked(await self.client.ask(request, accept=accept), asked)
 
-    async def stage(self, envelope: Envelope, body: bytes, *, after: int) -> int:
-        """Append a page, its digest filled in, and return its stamp once it is durable."""
+    async def stage(
+        self, envelope: Envelope, body: bytes, *, after: int, total_pages: int | None = None
+    ) -> int:
+        """Append a page and return its stamp once it is durable. `total_pages`: as the server says."""
         stamp = await self.log.append(envelope, body, after=after)
         self.pages += 1
         self.records += envelope.records
@@ -86,6 +88,7 @@ class Stager:
             partition=envelope.partition,
             stamp=stamp,
             records=envelope.records,
+            total_pages=total_pages,
         )
         return stamp
 

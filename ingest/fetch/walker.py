@@ -15,7 +15,7 @@ from ingest.fetch.answer import Answer
 from ingest.fetch.coverage import CoverageKey, coverage_key
 from ingest.fetch.extract import opened, records, revealed
 from ingest.fetch.known import Known
-from ingest.fetch.paginate import next_cursor, walk_ends
+from ingest.fetch.paginate import next_cursor, total_pages, walk_ends
 from ingest.fetch.parts import GONE, Part
 from ingest.fetch.reading import floor_under, read_page
 from ingest.fetch.routes import ROOT, Route
@@ -178,7 +178,8 @@ class Walker:
             records=turn.records,
             digest=digest(asked.answer.body),
         )
-        stamp = await self._stager.stage(envelope, asked.answer.body, after=after)
+        total = total_pages(route.stream, asked.answer) if asked.answer.status < 400 else None
+        stamp = await self._stager.stage(envelope, asked.answer.body, after=after, total_pages=total)
         self._known.fold(stamp, after, envelope)
         for child in turn.children:
             self._reveal(child)

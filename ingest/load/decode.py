@@ -21,7 +21,7 @@ from ingest.load.merge import Statement, Tombstone
 from ingest.load.shape import Plan, Shape, dig
 from ingest.paths import Path
 from ingest.source import Stream
-from ingest.types import HIGHEST_VERSION, LABEL, LOWEST_VERSION, Envelope, Key, Page
+from ingest.types import HIGHEST_VERSION, LABEL, LOWEST_VERSION, Envelope, Key, Page, read_json
 
 _PREFIX = "$partition."
 _TOO_DEEP = "the record is nested too deep"
@@ -84,7 +84,7 @@ class Decoder:
             self._absences(page, batch, set())
             return
         try:
-            json = msgspec.json.decode(page.body or b"")
+            json = read_json(page.body or b"")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             batch.quarantined.add(page.stamp)
             batch.letters.append(
@@ -109,7 +109,7 @@ class Decoder:
     def raw_of(self, page: Page, ordinal: int) -> bytes | None:
         """The bytes of the top-level record that an ordinal lies in; None when there is none."""
         reading = _Reading(self, page, Batch())
-        for first, part in self._parts(reading, page.envelope, msgspec.json.decode(page.body or b"")):
+        for first, part in self._parts(reading, page.envelope, read_json(page.body or b"")):
             for index, found in enumerate(part, first):
                 reading.record(found, index)
                 if reading.ordinal >= ordinal:

@@ -24,6 +24,7 @@ from ingest.types import Envelope
 from tests.crash import child
 from tests.integration.jobs import Setup
 from tests.upstream import Truth, Upstream, example, generate
+from tests.upstream.faults import silence
 
 pytestmark = pytest.mark.usefixtures("imports_are_forgotten")
 
@@ -72,16 +73,20 @@ class Victim:
         self.setup, self.up = setup, up
         self.output = setup.folder / "output"
         setup.configure(up.base_url)
-        #: requests after which the running child is killed by somebody else
+        #: requests after which the running child is sent a signal by somebody else
         self.kill_at: int | None = None
+        self.signal = signal.SIGKILL
+        #: called with every request
+        self.meanwhile: Callable[[], None] = lambda: None
         self._process: ForkServerProcess | None = None
 
     def before(self, *_: Any) -> None:
         """Called by the upstream with every request."""
+        self.meanwhile()
         if self.kill_at is not None and self._process is not None:
             self.kill_at -= 1
             if self.kill_at == 0 and self._process.pid is not None:
-                os.kill(self._process.pid, signal.SIGKILL)
+                os.kill(self._process.pid, self.signal)
 
     async def run(self, *arguments: str, moment: str | None = None, **limits: int) -> int:
         """Run a command and return its exit status, -9 when it was killed."""
@@ -96,6 +101,16 @@ class Victim:
         self._process.close()
         self._process = None
         return status
+
+    def kill(self) -> None:
+        """Kill the running child."""
+        assert self._process is not None
+        self._process.kill()
+
+    def asked(self, before: int) -> list[Asked]:
+        """What was asked for since there were so many requests."""
+        seen = self.up.requests[before:]
+        return [Asked(one.method, one.path, tuple(sorted(one.query))) for one in seen]
 
     async def staged(self) -> list[tuple[int, Envelope]]:
         """Every page in the log."""
@@ -238,7 +253,7 @@ async def _dies(victim: Victim, moment: str | None) -> bool:
     staged, before = await victim.staged(), len(victim.up.requests)
     status = await victim.run("sync", moment=moment)
     assert status in (-signal.SIGKILL, 0), victim.output.read_text()
-    asked = [Asked(seen.method, seen.path, tuple(sorted(seen.query))) for seen in victim.up.requests[before:]]
+    asked = victim.asked(before)
     assert len(asked) == len(set(asked))
     assert asked_again(staged, asked) == []
     pages = await victim.staged()
@@ -265,4 +280,62 @@ async def test_killed_while_the_integrity_window_is_open_it_is_announced_and_the
         assert await victim.run("sync") == 0, victim.output.read_text()
         assert (await victim.status()).window is None
         assert (await victim.status()).last[0].scope == "whole"
+        assert await victim.digest() == wanted
+
+
+async def test_killed_while_the_database_is_made_anew_it_is_made_anew_by_the_next_run(
+    tmp_path: Path, truth: Truth, wanted: str
+) -> None:
+    async with served(tmp_path, truth) as victim:
+        assert await victim.run("sync") == 0
+        for moment in ("window 1", "sql 1 INTO messages", "sql 2 SET window="):
+            assert await victim.run("replay", "--rebuild", moment=moment) == -signal.SIGKILL
+            assert (await victim.status()).window is not None
+        before = len(victim.up.requests)
+        assert await victim.run("recover") == 0, victim.output.read_text()
+        assert len(victim.up.requests) == before
+        assert (await victim.status()).window is None
+        assert await victim.digest() == wanted
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+async def test_asked_to_stop_a_run_ends_at_a_safe_point_and_the_next_goes_on(
+    tmp_path: Path, truth: Truth, wanted: str, asked: signal.Signals
+) -> None:
+    async with served(tmp_path, truth) as victim:
+        victim.signal = asked
+        for moment in ("request 4", "request 11", None):
+            staged, before = await victim.staged(), len(victim.up.requests)
+            status = await victim.run("sync", moment=moment)
+            said = victim.output.read_text()
+            assert (status, "nothing that was staged is lost" in said) == (
+                (130, True) if moment else (0, False)
+            )
+            assert (await victim.status()).holder is None
+            assert asked_again(staged, victim.asked(before)) == []
+        assert await victim.digest() == wanted
+
+
+async def test_a_second_run_beside_a_first_writes_nothing_and_says_who_is_at_work(
+    tmp_path: Path, truth: Truth, wanted: str
+) -> None:
+    async with served(tmp_path, truth) as victim:
+        beside = Victim(victim.setup, victim.up)
+        beside.output = tmp_path / "beside"
+        reached = asyncio.Event()
+        victim.meanwhile = reached.set
+        victim.up.faults.at(5, silence())
+        running = asyncio.create_task(victim.run("sync"))
+        await reached.wait()
+        assert await beside.run("sync") == 1
+        line, hint = beside.output.read_text().splitlines()
+        assert line.startswith("ingest: ")
+        assert hint.startswith("hint: ")
+        for question in ("status", "missing"):
+            assert await beside.run(question) == 0
+        victim.kill()
+        assert await running == -signal.SIGKILL
+        victim.up.faults.clear()
+        # what a dead process held is taken over without a word
+        assert await victim.run("sync") == 0, victim.output.read_text()
         assert await victim.digest() == wanted

@@ -10,7 +10,14 @@ import pytest
 
 from ingest.errors import BadAnswer, ConfigError
 from ingest.fetch.client import Answer
-from ingest.fetch.paginate import by_id_request, first_request, next_cursor, request_at, walk_ends
+from ingest.fetch.paginate import (
+    by_id_request,
+    first_request,
+    next_cursor,
+    request_at,
+    total_pages,
+    walk_ends,
+)
 from ingest.source import ById, Stream
 from ingest.types import Request, canonical
 
@@ -525,3 +532,22 @@ def test_ids_that_cannot_be_asked_for_are_refused() -> None:
         by_id_request(ById(path="/items", param="ids", batch=2), [""], {})
     with pytest.raises(ConfigError, match=r"referrer\.room_id"):
         by_id_request(ById(path="/rooms/{referrer.room_id}/{id}"), ["1"], {})
+
+
+@pytest.mark.parametrize(
+    ("paginate", "answer", "pages"),
+    [
+        ({"kind": "page", "pages": "meta.pages"}, {"meta": {"pages": 7}}, 7),
+        ({"kind": "page", "pages": "meta.pages"}, {"meta": {"pages": "7"}}, 7),
+        ({"kind": "page", "pages": "meta.pages"}, {"meta": {"pages": "many"}}, None),
+        ({"kind": "page", "total": "total", "limit": 10}, {"total": 71}, 8),
+        ({"kind": "offset", "total": "total", "limit": 10}, {"total": 70}, 7),
+        ({"kind": "offset", "end": "empty"}, {"total": 70}, None),
+        ({"kind": "cursor", "next": "next"}, {"total": 70}, None),
+    ],
+)
+def test_a_progress_bar_learns_how_many_pages_there_are_where_the_server_says(
+    paginate: dict[str, Any], answer: Any, pages: int | None
+) -> None:
+    stream = msgspec.convert({"path": "/x", "entity": "X", "paginate": paginate}, Stream)
+    assert total_pages(stream, Answer(200, httpx.Headers(), b"", answer)) == pages
