@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import ModuleType
 from typing import Any, Literal
@@ -131,9 +130,14 @@ class Catalog:
     references: tuple[Reference, ...]
     derived: tuple[Derived, ...]
     metadatas: tuple[sa.MetaData, ...]
+    _by_module: dict[str, dict[str, Table]] = field(default_factory=dict)
     _from: dict[str, tuple[Reference, ...]] = field(default_factory=dict)
     _to: dict[str, tuple[Reference, ...]] = field(default_factory=dict)
     _following: dict[str, tuple[Derived, ...]] = field(default_factory=dict)
+
+    def within(self, module: str) -> Catalog:
+        """The same catalog with the entities of one module of models: two sources may both have a User."""
+        return replace(self, entities=self._by_module[module])
 
     def references_of(self, table: str) -> tuple[Reference, ...]:
         """The foreign keys that `table` holds."""
@@ -166,9 +170,10 @@ def read_catalog(modules: Iterable[ModuleType]) -> Catalog:
 
 def _read(modules: Iterable[ModuleType]) -> Catalog:
     tables: dict[str, Table] = {}
-    mappers = [mapper for module in modules for mapper in _mappers(module)]
+    by_module = {module.__name__: list(_mappers(module)) for module in modules}
+    mappers = [mapper for mappers in by_module.values() for mapper in mappers]
     configure_mappers()
-    metadatas = tuple({id(one): one for one in (_metadata(mapper) for mapper in mappers)}.values())
+    metadatas = tuple({id(one): one for one in (_table_of(mapper).metadata for mapper in mappers)}.values())
     for metadata in metadatas:
         attach(metadata)
         by_table = {mapper.local_table: mapper for mapper in mappers}
@@ -179,12 +184,6 @@ def _read(modules: Iterable[ModuleType]) -> Catalog:
                     hint="mirror them into two databases, or rename one",
                 )
             tables[str(sql.name)] = _table(sql, by_table.get(sql))
-    names = Counter(table.entity for table in tables.values() if table.entity)
-    twice = next((name for name, count in names.items() if count > 1), None)
-    if twice is not None:
-        raise ConfigError(
-            f"two sources have an entity {twice!r}", hint="rename one, or mirror them into two databases"
-        )
     references = tuple(reference for table in tables.values() for reference in _references(table))
     derived = tuple(one for table in tables.values() for one in _derived(table, tables))
     return Catalog(
@@ -193,6 +192,10 @@ def _read(modules: Iterable[ModuleType]) -> Catalog:
         references=references,
         derived=derived,
         metadatas=metadatas,
+        _by_module={
+            name: {mapper.class_.__name__: tables[_table_of(mapper).name] for mapper in of_module}
+            for name, of_module in by_module.items()
+        },
         _from=_grouped(references, "table"),
         _to=_grouped(references, "target"),
         _following=_grouped(derived, "child"),
@@ -220,11 +223,11 @@ def _mappers(module: ModuleType) -> Iterator[Mapper[Any]]:
         yield from sorted(registry.mappers, key=lambda mapper: mapper.class_.__name__)
 
 
-def _metadata(mapper: Mapper[Any]) -> sa.MetaData:
+def _table_of(mapper: Mapper[Any]) -> sa.Table:
     table = mapper.local_table
     if not isinstance(table, sa.Table):
         raise ModelError("is not mapped to a table", where=mapper.class_.__name__)
-    return table.metadata
+    return table
 
 
 def _table(sql: sa.Table, mapper: Mapper[Any] | None) -> Table:

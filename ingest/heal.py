@@ -14,7 +14,7 @@ from ingest.catalog import Catalog, Table
 from ingest.engines.base import Engine
 from ingest.keys import is_row, load_key, raw
 from ingest.ledger import MISSING, WITHHELD
-from ingest.source import ById, Source
+from ingest.source import ById, Source, Stream
 from ingest.types import Key
 from ingest.withheld import load_row
 
@@ -37,19 +37,23 @@ class Ask(NamedTuple):
 class Healer:
     """Knows which stream brings which table's records by id."""
 
-    def __init__(self, sources: Mapping[str, Source], catalog: Catalog, engine: Engine) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        catalog: Catalog,
+        engine: Engine,
+        *,
+        modules: Mapping[str, str] | None = None,
+    ) -> None:
+        #: `modules`: the module of models that a source's entities are looked for in
         self._catalog, self._engine = catalog, engine
         self._ways: dict[str, tuple[str, str, ById]] = {}
-        for source_name, source in sources.items():
-            for name, stream in source.streams.items():
-                for entity in (
-                    *stream.entities.default,
-                    *(one for case in stream.entities.cases.values() for one in case),
-                ):
-                    if stream.by_id is not None and entity in catalog.entities:
-                        self._ways.setdefault(
-                            catalog.entities[entity].name, (source_name, name, stream.by_id)
-                        )
+        for name, source in sources.items():
+            its = catalog.within(modules[name]) if modules else catalog
+            for stream, stated in source.streams.items():
+                for entity in its.entities.keys() & _entities(stated):
+                    if stated.by_id is not None:
+                        self._ways.setdefault(its.entities[entity].name, (name, stream, stated.by_id))
 
     @property
     def tables(self) -> frozenset[str]:
@@ -107,6 +111,11 @@ class Healer:
         whole = sa.and_(WITHHELD.c.table == table.name, WITHHELD.c.key == key, WITHHELD.c.column == "")
         held = connection.scalar(sa.select(WITHHELD.c.value).where(whole))
         return load_row(table, held)[0] if held is not None else {}
+
+
+def _entities(stream: Stream) -> set[str]:
+    stated = stream.entities
+    return {*stated.default, *(name for names in stated.cases.values() for name in names)}
 
 
 def spell(table: Table, columns: Iterable[str], values: Key, dialect: sa.Dialect) -> tuple[str, ...]:

@@ -112,8 +112,9 @@ class Job:
         self._config, self._catalog, self._database, self._log = config, catalog, database, log
         self._observe, self._clock = observe, clock
         sources = {name: one.source for name, one in config.sources.items()}
-        self._healer = Healer(sources, catalog, database.engine)
-        self._loader = Loader(sources, catalog, database.engine, database.keys)
+        modules = {name: f"{one.package}.models" for name, one in config.sources.items()}
+        self._healer = Healer(sources, catalog, database.engine, modules=modules)
+        self._loader = Loader(sources, catalog, database.engine, database.keys, modules=modules)
         self._reconciler = Reconciler(
             catalog, database.engine, database.keys, fetchable=self._healer.tables, observe=observe
         )

@@ -25,16 +25,24 @@ from ingest.types import LoadCounts, Page
 class Loader:
     """Loads pages of a job's sources through one connection."""
 
-    def __init__(self, sources: Mapping[str, Source], catalog: Catalog, engine: Engine, keys: Keys) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        catalog: Catalog,
+        engine: Engine,
+        keys: Keys,
+        *,
+        modules: Mapping[str, str] | None = None,
+    ) -> None:
+        #: `modules`: the module of models that a source's entities are looked for in
         self._engine = engine
         self._store = Store(catalog, engine, keys)
-        self._decoders = {
-            (source_name, name): Decoder(
-                source_name, name, stream, catalog, engine, only_mentioned(source.streams, catalog)
-            )
-            for source_name, source in sources.items()
-            for name, stream in source.streams.items()
-        }
+        self._decoders: dict[tuple[str, str], Decoder] = {}
+        for name, source in sources.items():
+            its = catalog.within(modules[name]) if modules else catalog
+            mentioned = only_mentioned(source.streams, its)
+            for stream, stated in source.streams.items():
+                self._decoders[(name, stream)] = Decoder(name, stream, stated, its, engine, mentioned)
 
     def create(self, connection: sa.Connection) -> None:
         """Make the temporary tables on this connection."""

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 import httpx
 import msgspec
 
-from ingest.errors import ConfigError, GiveUp
+from ingest.errors import ConfigError, Refused
 from ingest.fetch.courier import is_absolute, origin
 from ingest.log import Redactor
 from ingest.replay.exchange import INDEX, Exchange, read_exchanges
@@ -29,11 +29,11 @@ _MASKED = Redactor()
 _NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-class Unrecorded(GiveUp):
+class Unrecorded(Refused):
     """This request was not recorded."""
 
     def __init__(self, asked: str, folder: Path, nearest: str) -> None:
-        super().__init__(f"{asked} was not recorded in {folder}", hint=nearest)
+        super().__init__(f"{asked} was not recorded in {folder}", status=501, hint=nearest)
 
 
 class Asked(NamedTuple):

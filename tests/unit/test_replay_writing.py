@@ -165,6 +165,15 @@ def test_whatever_a_body_is_only_whitespace_between_tokens_changes(body: bytes) 
     assert _readable(readable) == readable
 
 
+def test_a_formatter_that_loses_something_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lossy(body: bytes, *, indent: int) -> bytes:
+        return body.replace(b"1.0", b"1")
+
+    monkeypatch.setattr(msgspec.json, "format", lossy)
+    assert _readable(b'{"a": 1.0}') == b'{"a": 1.0}'
+    assert _readable(b'{"a": 2.0}') == b'{"a": 2.0}\n'
+
+
 # -- the index -----------------------------------------------------------------------------------------
 
 
@@ -190,6 +199,7 @@ async def test_streams_whose_names_make_one_folder_keep_a_file_for_each_page(tmp
         assert answered(tmp_path / "pages", f"/{number}").content == name.encode()
     files = [one.file for one in read_exchanges(tmp_path / "pages")]
     assert len({file.lower() for file in files}) == len(names)
+    assert files[:3] == ["a_b/0001.txt", "a_b/0002.txt", "a_b/0003.txt"]
     assert all(re.fullmatch(r"[a-z_]+/\d{4}\.txt", file) for file in files)
 
 

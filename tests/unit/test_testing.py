@@ -159,6 +159,8 @@ def test_a_users_source_is_tested_without_a_network_a_database_or_credentials(
     result = run(
         pytester,
         """
+        from datetime import datetime, timedelta
+
         from mine.models import Message, Room
 
         def test_what_is_mirrored(mirror):
@@ -169,6 +171,8 @@ def test_a_users_source_is_tested_without_a_network_a_database_or_credentials(
             assert made.rows(Message) == [{"id": 7, "room_id": 1, "reply_to_id": None, "text": "hello"}]
             assert [(one.table, one.key, one.state) for one in made.missing] == [("messages", "[9]", "gone")]
             assert (made.dead_letters, made.unasked) == ([], [])
+            began, ended = map(datetime.fromisoformat, (made.certificate.started, made.certificate.ended))
+            assert ended - began < timedelta(hours=1)
 
         def test_two_runs_are_two_databases_with_one_digest(mirror):
             first, second = (mirror("config.toml", pages="fixtures/mine") for _ in range(2))
@@ -433,6 +437,8 @@ def test_an_unrecorded_request_fails_the_test_whatever_becomes_of_its_error(
 
         def test_skipped(recorded):
             with recorded("fixtures/mine", base_url=BASE, all_asked=True):
+                with pytest.raises(AssertionError):
+                    httpx.get(BASE + "/today")
                 pytest.skip("not today")
 
         def test_its_own_failure_is_its_own(recorded):
