@@ -7,6 +7,8 @@ struct, so that its JSON form is its definition.
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -152,19 +154,23 @@ class LoadCounts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def read_json(data: bytes) -> Any:
-    """The JSON value of a body: integers exact, NaN and lone surrogates refused.
-
-    The collector waits meanwhile: run at the bottom of a hostile nesting, the finalizers it calls would
-    meet the recursion limit.
-    """
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """The garbage collector waits: for a burst of values that all stay, or where its callbacks would fail."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return msgspec.json.decode(data)
+        yield
     finally:
         if collecting:
             gc.enable()
+
+
+def read_json(data: bytes) -> Any:
+    """The JSON value of a body: integers exact, NaN and lone surrogates refused."""
+    # at the bottom of a hostile nesting, finalizers that the collector calls would meet the recursion limit
+    with uncollected():
+        return msgspec.json.decode(data)
 
 
 def canonical(value: Any) -> str:

@@ -19,7 +19,7 @@ from ingest.load.decode import Decoder, only_mentioned
 from ingest.load.sets import settle_sets
 from ingest.load.store import Store
 from ingest.source import Source
-from ingest.types import LoadCounts, Page
+from ingest.types import LoadCounts, Page, uncollected
 
 
 class Loader:
@@ -80,7 +80,8 @@ class Loader:
         pages = self._unmarked(connection, log, pages)
         if not pages:
             return LoadCounts()
-        batch = self.decode(pages)
+        with uncollected():
+            batch = self.decode(pages)
         self._store.bind(connection)
         total, kept = 0, batch.kept + settle_sets(connection, self._store, batch, in_order=in_order)
         refused = 0

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -101,7 +102,7 @@ class Store:
         special = self._special(connection, table, full, buried, fresh=fresh, in_order=in_order)
         for key in special:
             partial.setdefault(key, []).append(full_statement(table.names, key, full.pop(key)))
-        self._fill(connection, table, full.values())
+        self._fill(connection, table, full)
         kept = 0 if fresh else self._drop_losers(connection, table)
         changes = self._merge(connection, table, partial, buried, in_order=in_order)
         self._stage(connection, table, changes.show)
@@ -168,8 +169,10 @@ class Store:
         temporary = self.keys.tables[name]
         return sa.select(self.engine.key_json(list(temporary.c)))
 
-    def _fill(self, connection: sa.Connection, table: Table, rows: Iterable[FullRow]) -> None:
-        self._stage(connection, table, [(*one.row, *one.rank, None) for one in rows])
+    def _fill(self, connection: sa.Connection, table: Table, full: Mapping[Key, FullRow]) -> None:
+        """Stage full records in the order of their keys, in which the target is then filled page by page."""
+        rows = sorted(full.items(), key=itemgetter(0))
+        self._stage(connection, table, [(*one.row, *one.rank, None) for _, one in rows])
 
     def _stage(self, connection: sa.Connection, table: Table, rows: list[tuple[Any, ...]]) -> None:
         temporary = self._batches[table.name]
@@ -335,7 +338,6 @@ class Store:
         columns, born = (*table.names, *LEDGER_COLUMNS), self._births[table.name]
         values = [stored(value).label(name) for name, value in born.items()]
         rows = sa.select(*(new.c[name] for name in columns), *values)
-        rows = rows.order_by(*(new.c[name] for name in table.key))
         if key is not None:
             rows = rows.where(
                 *(raw(new.c[name]).element == value for name, value in zip(table.key, key, strict=True))

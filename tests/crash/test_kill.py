@@ -80,8 +80,8 @@ class Victim:
         self.meanwhile: Callable[[], None] = lambda: None
         self._process: ForkServerProcess | None = None
 
-    def before(self, *_: Any) -> None:
-        """Called by the upstream with every request."""
+    def before(self) -> None:
+        """Called with every request that reaches the upstream."""
         self.meanwhile()
         if self.kill_at is not None and self._process is not None:
             self.kill_at -= 1
@@ -151,7 +151,12 @@ async def served(folder: Path, truth: Truth) -> AsyncIterator[Victim]:
     """A job and an upstream that holds still, some of it hidden."""
     setup = Setup(folder, STREAMS)
     victims: list[Victim] = []
-    up = Upstream(setup.source, truth, before=lambda *_: [one.before() for one in victims] and None)
+
+    def before(*_: Any) -> None:
+        for victim in victims:
+            victim.before()
+
+    up = Upstream(setup.source, truth, before=before)
     owners = {row["owner_id"] for row in truth.rows("conversations")}
     guests = [row["id"] for row in truth.rows("users") if row["id"] not in owners]
     up.hide("users", guests[0])

@@ -17,13 +17,13 @@ NEW = 10**17
 def say(truth: Truth, conversation: int, number: int, at: datetime, **stated: Any) -> int:
     """A new message."""
     key = NEW + number
-    sender = truth.rows("users")[number % 5]["id"]
+    users = truth.rows("users")
     truth.upsert(
         "messages",
         {
             "id": key,
             "conversation_id": conversation,
-            "sender_id": sender,
+            "sender_id": users[number % len(users)]["id"],
             "text": f"new {number}",
             "created_at": at,
             "updated_at": at,

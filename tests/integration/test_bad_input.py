@@ -64,7 +64,7 @@ async def cli(file: Path, *arguments: str) -> Ran:
         gc.enable()
     out.flush()
     assert "Traceback" not in err.getvalue(), err.getvalue()
-    return Ran(code, out.buffer.getvalue().decode(), err.getvalue())  # type: ignore[attr-defined]
+    return Ran(code, out.buffer.getvalue().decode(), err.getvalue())
 
 
 def assert_one_line(ran: Ran, *said: str) -> None:

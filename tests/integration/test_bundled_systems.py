@@ -16,6 +16,7 @@ from schema.fansly import models as fansly
 from tests.integration.jobs import Clock, differences, toml
 from tests.integration.story import LATER
 from tests.upstream import Dialect, Models, Truth, Upstream, generate
+from tests.upstream.dialect import TimeForm
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCE = ROOT / "schema" / "fansly" / "source.toml"
@@ -41,7 +42,9 @@ IN_SECONDS = ("messages", "media")
 
 def served(truth: Truth) -> Upstream:
     """The API as it spells its records."""
-    times = {name: "seconds" if name in IN_SECONDS else "milliseconds" for name in truth.models.tables}
+    times: dict[str, TimeForm] = {
+        name: "seconds" if name in IN_SECONDS else "milliseconds" for name in truth.models.tables
+    }
     up = Upstream(
         read_source(SOURCE),
         truth,

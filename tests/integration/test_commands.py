@@ -204,3 +204,22 @@ async def test_a_new_column_is_filled_from_the_pages_that_had_it_all_along(
         assert setup.ask("SELECT DISTINCT shade FROM tags") == [("dark",)]
         assert setup.differences(truth) == []
         assert len(up.requests) == before
+
+
+@pytest.mark.xfail(strict=True, reason="BUG 17: it is emptied before it is known that it can be filled")
+async def test_a_database_is_not_emptied_for_pages_that_nobody_can_read(tmp_path: Path, truth: Truth) -> None:
+    setup = Setup(tmp_path, example.STREAMS)
+    notes = Setup(
+        tmp_path, {"notes": NOTES, "people": {"entity": "Person", **SINGLY}}, models=MODELS, package="desk"
+    )
+    others = Truth(healing_models, THREE)
+    async with Upstream(setup.source, truth) as up, Upstream(notes.source, others) as desk:
+        stated = {"chat": {"models": "chat", "base_url": up.base_url}}
+        both = {**stated, "desk": {"models": "desk", "base_url": desk.base_url}}
+        setup.config_file.write_text(toml({"sources": both}))
+        await run(setup, "sync")
+        setup.config_file.write_text(toml({"sources": stated}))
+        ran = await cli(setup.config_file, "replay", "--rebuild")
+        assert (ran.status, "desk" in ran.err) == (1, True)
+        assert setup.differences(truth) == []
+        await run(setup, "sync")

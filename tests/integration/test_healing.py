@@ -75,7 +75,7 @@ class Healing:
         return seen
 
     def people(self) -> dict[int, Any]:
-        return dict(self.setup.ask("SELECT id, name FROM people"))  # type: ignore[arg-type]
+        return dict(self.setup.ask("SELECT id, name FROM people"))
 
     def notes(self) -> dict[int, tuple[Any, ...]]:
         rows = self.setup.ask("SELECT id, author_id, editor_id, owner_id FROM notes")
