@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 
 from ingest.clock import Clock
 from ingest.config import ConfiguredSource
-from ingest.errors import GiveUp, UsageError
+from ingest.errors import GiveUp, Refused, UsageError
 from ingest.fetch.coverage import CoverageKey
 from ingest.fetch.crew import Crew
 from ingest.fetch.errand import Errand
@@ -231,7 +231,13 @@ async def _ask_by_id(stager: Stager, batch: Batch) -> list[Batch]:
         raise GiveUp(f"no row that refers to it says its {batch.lacking[0]}")
     request = by_id_request(by_id, batch.ids, batch.referrer)
     after = await stager.log.head(stager.source, batch.stream, partition)
-    answer, asked = await stager.ask(request, accept=(*by_id.gone, *by_id.forbidden))
+    try:
+        answer, asked = await stager.ask(request, accept=(*by_id.gone, *by_id.forbidden))
+    except Refused:
+        # one bad id spoils a batch on some servers; which one, only asking singly can tell
+        if len(batch.keys) == 1:
+            raise
+        return list(batch.singly())
     if answer.status >= 400 and len(batch.keys) > 1:
         return list(batch.singly())
     await stager.stage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -48,18 +48,21 @@ class Loader:
         """Make the temporary tables on this connection."""
         self._store.create(connection)
 
+    def check(self, staged: Iterable[tuple[str, str]]) -> None:
+        """LogDrift when pages of one of these (source, stream) could not be decoded."""
+        for source, stream in sorted(staged):
+            if (source, stream) not in self._decoders:
+                raise LogDrift(
+                    f"the page log has pages of {source}.{stream}, which is not configured",
+                    hint="put it back into config.toml or source.toml, or mirror into another database",
+                )
+
     def decode(self, pages: Sequence[Page]) -> Batch:
         """What the pages say, without a word to the database."""
+        self.check({(page.envelope.source, page.envelope.stream) for page in pages})
         batch = Batch()
         for page in pages:
-            envelope = page.envelope
-            decoder = self._decoders.get((envelope.source, envelope.stream))
-            if decoder is None:
-                raise LogDrift(
-                    f"page {page.stamp} is of {envelope.source}.{envelope.stream}, which is not configured",
-                    hint="put the source back into config.toml, or load it into another database",
-                )
-            decoder.decode(page, batch)
+            self._decoders[(page.envelope.source, page.envelope.stream)].decode(page, batch)
         return batch
 
     def load(

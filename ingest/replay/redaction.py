@@ -25,6 +25,10 @@ _EDGES = rb"(?<![\w-])", rb"(?![\w-])"
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 
 
+#: keys of a login's body whose value is a name and no secret: it stands in records everywhere, and stays
+NAMES = frozenset({"user", "username", "user_name", "login", "email", "address", "account", "device_id"})
+
+
 def credentials(source: ConfiguredSource) -> list[str]:
     """Every credential that the source refers to; ConfigError where the environment does not hold one.
 
@@ -45,10 +49,15 @@ def credentials(source: ConfiguredSource) -> list[str]:
 
 
 def _references(value: Any) -> Iterator[str]:
+    """The references in a login's body, but for those that only say who logs in."""
     if isinstance(value, str) and value.startswith("$"):
         yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if not (isinstance(inner, str) and name.lower() in NAMES):
+                yield from _references(inner)
+    elif isinstance(value, list):
+        for inner in value:
             yield from _references(inner)
 
 
