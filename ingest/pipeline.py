@@ -144,7 +144,7 @@ class Job:
     async def replay(self, path: Path | None, *, rebuild: bool = False) -> Certificate:
         """Run recorded pages through the same pipeline; `rebuild`: make the database anew from the log."""
         if rebuild:
-            staged = {(one.source, one.stream) async for _, _, one in self._log.envelopes()}
+            staged = [(stamp, one.source, one.stream) async for stamp, _, one in self._log.envelopes()]
             self._loader.check(staged)
             await self._database.write(self._empty)
             return await self._run("replay --rebuild", [], None, whole=True)

@@ -48,18 +48,18 @@ class Loader:
         """Make the temporary tables on this connection."""
         self._store.create(connection)
 
-    def check(self, staged: Iterable[tuple[str, str]]) -> None:
-        """LogDrift when pages of one of these (source, stream) could not be decoded."""
-        for source, stream in sorted(staged):
+    def check(self, staged: Iterable[tuple[int, str, str]]) -> None:
+        """LogDrift at the first (stamp, source, stream) whose page could not be decoded."""
+        for stamp, source, stream in staged:
             if (source, stream) not in self._decoders:
                 raise LogDrift(
-                    f"the page log has pages of {source}.{stream}, which is not configured",
+                    f"page {stamp} is of {source}.{stream}, which is not configured",
                     hint="put it back into config.toml or source.toml, or mirror into another database",
                 )
 
     def decode(self, pages: Sequence[Page]) -> Batch:
         """What the pages say, without a word to the database."""
-        self.check({(page.envelope.source, page.envelope.stream) for page in pages})
+        self.check((page.stamp, page.envelope.source, page.envelope.stream) for page in pages)
         batch = Batch()
         for page in pages:
             self._decoders[(page.envelope.source, page.envelope.stream)].decode(page, batch)

@@ -206,7 +206,6 @@ async def test_a_new_column_is_filled_from_the_pages_that_had_it_all_along(
         assert len(up.requests) == before
 
 
-@pytest.mark.xfail(strict=True, reason="BUG 17: it is emptied before it is known that it can be filled")
 async def test_a_database_is_not_emptied_for_pages_that_nobody_can_read(tmp_path: Path, truth: Truth) -> None:
     setup = Setup(tmp_path, example.STREAMS)
     notes = Setup(

@@ -11,7 +11,7 @@ import pytest
 
 from ingest.report import Certificate
 from tests.integration.jobs import Setup
-from tests.integration.story import CHANGES
+from tests.integration.story import CHANGES, grow
 from tests.upstream import Dialect, Faults, Paging, Truth, Upstream, example, generate
 from tests.upstream.faults import cut_body, cut_gzip, disconnect, error_in_200, status, too_many, zipped
 
@@ -107,6 +107,44 @@ async def test_the_mirror_follows_every_single_change(tmp_path: Path, truth: Tru
             assert_adds_up(await setup.sync(up))
             assert setup.differences(truth) == [], change.__name__
         await _runs_without_news(setup, up)
+
+
+async def test_an_empty_upstream_is_mirrored_too_and_so_is_what_comes_into_it(
+    tmp_path: Path, truth: Truth
+) -> None:
+    setup = Setup(tmp_path, paged(KINDS["cursor"]))
+    empty = Truth(example.Base)
+    async with Upstream(setup.source, empty) as up:
+        assert_adds_up(await setup.sync(up))
+        assert setup.differences(empty) == []
+        for table in truth.models.tables:
+            for row in truth.rows(table):
+                empty.upsert(table, row)
+        assert_adds_up(await setup.sync(up))
+        assert setup.differences(truth) == []
+
+
+async def test_readers_see_the_old_mirror_whole_until_the_new_one_is(tmp_path: Path, truth: Truth) -> None:
+    streams = {**paged(KINDS["cursor"]), "users": {"entity": "User", "by_id": {"path": "/users/{id}"}}}
+    setup = Setup(tmp_path, streams)
+    seen: list[tuple[Any, ...]] = []
+
+    def look(*_: Any) -> None:
+        if setup.database.exists():
+            assert setup.ask("PRAGMA foreign_key_check") == []
+            seen.append(*setup.ask("SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM users)"))
+
+    async with Upstream(setup.source, truth, before=look) as up:
+        await setup.sync(up)
+        assert set(seen) == {(0, 0)}
+        old = setup.ask("SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM users)")
+        seen.clear()
+        grow(truth)
+        await setup.sync(up)
+        # parents are asked for by id, after what refers to them was tried, and nothing of it shows
+        assert up.requests[-1].stream == "users"
+        assert seen == old * len(seen)
+        assert setup.ask("SELECT count(*) FROM messages")[0][0] > old[0][0]
 
 
 async def _runs_without_news(setup: Setup, up: Upstream) -> None:
