@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,7 +19,6 @@ from ingest.keys import Keys
 from ingest.migrations.lineage import Lineage
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 
 class Database:
@@ -39,19 +39,24 @@ class Database:
 
     async def read(self, question: Callable[[sa.Connection], T]) -> T:
         """Ask something in a transaction of its own, which is not kept."""
+        return await to_its_end(self._read(question))
+
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Do something in one transaction, under the lock when we hold it."""
+        return await to_its_end(self._attempt(lambda connection: (True, work(connection))))
+
+    async def attempt(self, work: Callable[[sa.Connection], tuple[bool, T]]) -> T:
+        """Do something in one transaction, and keep it only when it says so."""
+        return await to_its_end(self._attempt(work))
+
+    async def _read(self, question: Callable[[sa.Connection], T]) -> T:
         transaction = await self._connection.begin()
         try:
             return await self._connection.run_sync(question)
         finally:
             await transaction.rollback()
 
-    async def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Do something in one transaction, under the lock when we hold it."""
-        async with self._connection.begin():
-            return await self._connection.run_sync(self._guarded, work)
-
-    async def attempt(self, work: Callable[[sa.Connection], tuple[bool, T]]) -> T:
-        """Do something in one transaction, and keep it only when it says so."""
+    async def _attempt(self, work: Callable[[sa.Connection], tuple[bool, T]]) -> T:
         async with self._connection.begin() as transaction:
             keep, result = await self._connection.run_sync(self._guarded, work)
             if not keep:
@@ -68,8 +73,11 @@ class Database:
             # asked last, of the ledger as it is now; when another run has the lock, all of it is undone
             return steps, lock.acquire(connection, since=since)
 
-        async with self._connection.begin():
-            steps, self.epoch = await self._connection.run_sync(work)
+        async def carry_out() -> tuple[list[str], int]:
+            async with self._connection.begin():
+                return await self._connection.run_sync(work)
+
+        steps, self.epoch = await to_its_end(carry_out())
         self.steps += steps
         self.behind = None
 
@@ -79,6 +87,22 @@ class Database:
         if self.epoch is not None:
             lock.check(connection, self.epoch)
         return work(connection)
+
+
+async def to_its_end(transaction: Coroutine[Any, Any, T]) -> T:
+    """Run a transaction; one who asks us to stop in its middle waits for its end.
+
+    Cancelled half-way, the driver's thread would go on with a statement on a connection that is given up,
+    and leave the database locked: the end of a transaction is the safe point.
+    """
+    task = asyncio.ensure_future(transaction)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # whoever cancelled us hears of that, and not of this
+        raise
 
 
 @asynccontextmanager

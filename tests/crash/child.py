@@ -1,10 +1,11 @@
-"""A process that runs one command line and dies by SIGKILL at a moment that is given in words.
+"""A process that runs one command line and dies by SIGKILL, or is asked to stop, at a moment given in words.
 
 page 3                 right after the third page of this run was made durable
 lost 2                 with the second answer in hand, before it is staged
 sql 1 INTO messages    before the first statement to the database that holds this text
 commit 4               before the fourth transaction of the database is committed
 window 2               before the second commit after the integrity window was opened
+term 1 INTO messages   as sql, but asked to stop by SIGTERM instead
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from ingest.cli.main import main
 from ingest.staging import SqlitePageLog
 
 
-def die() -> None:
+def die(by: signal.Signals = signal.SIGKILL) -> None:
     """What a power cut, or somebody with `kill -9`, does."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), by)
 
 
 def run(arguments: list[str], moment: str | None, output: Path, limits: dict[str, int]) -> None:
@@ -43,10 +44,10 @@ def run(arguments: list[str], moment: str | None, output: Path, limits: dict[str
 
 
 def _lie_in_wait(kind: str, number: str, text: str = "") -> None:
-    countdown = Countdown(int(number))
+    countdown = Countdown(int(number), signal.SIGTERM if kind == "term" else signal.SIGKILL)
     if kind in ("page", "lost"):
         _around_append(countdown, before=kind == "lost")
-    elif kind == "sql":
+    elif kind in ("sql", "term"):
         sa.event.listen(sa.Engine, "before_cursor_execute", _on_statement(countdown.tick, text))
     elif kind == "commit":
         sa.event.listen(sa.Engine, "commit", lambda _: countdown.tick())
@@ -62,13 +63,13 @@ def _lie_in_wait(kind: str, number: str, text: str = "") -> None:
 class Countdown:
     """Dies when it has counted down."""
 
-    def __init__(self, left: int) -> None:
-        self.left = left
+    def __init__(self, left: int, by: signal.Signals) -> None:
+        self.left, self.by = left, by
 
     def tick(self) -> None:
         self.left -= 1
         if self.left == 0:
-            die()
+            die(self.by)
 
 
 def _on_statement(do: Callable[[], Any], text: str) -> Callable[..., None]:

@@ -233,7 +233,7 @@ def moments(pick: random.Random) -> Iterator[str]:
         yield pick.choice(FETCHING + LOADING + LOADING)(pick)
 
 
-SEEDS = [1, 2, *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(3, 30))]
+SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(2, 30))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -303,21 +303,43 @@ async def test_killed_while_the_database_is_made_anew_it_is_made_anew_by_the_nex
         assert await victim.digest() == wanted
 
 
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+async def _is_asked_to_stop(victim: Victim, moment: str) -> None:
+    staged, before = await victim.staged(), len(victim.up.requests)
+    status = await victim.run("sync", moment=moment)
+    said = victim.output.read_text()
+    assert "Traceback" not in said
+    assert (status, "nothing that was staged is lost" in said) == (130, True), (moment, said)
+    assert (await victim.status()).holder is None
+    assert asked_again(staged, victim.asked(before)) == []
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 async def test_asked_to_stop_a_run_ends_at_a_safe_point_and_the_next_goes_on(
-    tmp_path: Path, truth: Truth, wanted: str, asked: signal.Signals
+    tmp_path: Path, truth: Truth, wanted: str, by: signal.Signals
 ) -> None:
     async with served(tmp_path, truth) as victim:
-        victim.signal = asked
-        for moment in ("request 4", "request 11", None):
-            staged, before = await victim.staged(), len(victim.up.requests)
-            status = await victim.run("sync", moment=moment)
-            said = victim.output.read_text()
-            assert (status, "nothing that was staged is lost" in said) == (
-                (130, True) if moment else (0, False)
-            )
-            assert (await victim.status()).holder is None
-            assert asked_again(staged, victim.asked(before)) == []
+        victim.signal = by
+        for request in (4, 11):
+            await _is_asked_to_stop(victim, f"request {request}")
+        assert not await _dies(victim, None)
+        assert await victim.digest() == wanted
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INTO ingest_batch_messages",
+        "UPDATE conversations",
+        "INTO ingest_loads",
+        "UPDATE ingest_runs",
+    ],
+)
+async def test_asked_to_stop_in_the_middle_of_a_transaction_it_is_brought_to_its_end_or_undone(
+    tmp_path: Path, truth: Truth, wanted: str, statement: str
+) -> None:
+    async with served(tmp_path, truth) as victim:
+        await _is_asked_to_stop(victim, f"term 1 {statement}")
+        assert not await _dies(victim, None)
         assert await victim.digest() == wanted
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import io
 import json
+import sys
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
+from ingest.cli.main import main
 from ingest.config import Config, read_config
 from ingest.pipeline import open_job
 from ingest.report import Certificate
@@ -99,6 +104,48 @@ class Setup:
                 return [tuple(row) for row in connection.exec_driver_sql(query, values)]
         finally:
             engine.dispose()
+
+
+class Ran(NamedTuple):
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def proof(self) -> Certificate:
+        return msgspec.json.decode(self.out, type=Certificate)
+
+
+async def cli(file: Path, *arguments: str) -> Ran:
+    """Run the command line, as a shell would."""
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+
+    def run() -> int:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return main(["--config", str(file), *arguments])
+
+    gc.disable()  # pytest's hook fails, and says so, in a collection at the bottom of a deep recursion
+    try:
+        code = await asyncio.to_thread(run)
+    finally:
+        gc.enable()
+    out.flush()
+    assert "Traceback" not in err.getvalue(), err.getvalue()
+    return Ran(code, out.buffer.getvalue().decode(), err.getvalue())
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def forget(package: str) -> None:
+    """As a new process would not know the models of the old one."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
 
 
 def differences(database: Path, truth: Truth, *, ignoring: Collection[str] = ()) -> list[str]:

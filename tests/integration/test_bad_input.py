@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
-import io
 import socket
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
 
-from ingest.cli.main import main
-from ingest.report import Certificate, DeadLetter
-from tests.integration.jobs import EXAMPLE, Setup
+from ingest.report import DeadLetter
+from tests.integration.jobs import EXAMPLE, Ran, Setup, cli, forget, replace
 from tests.integration.story import LATER, bump, rooms, say
 from tests.upstream import Faults, Truth, Upstream, example, generate
 from tests.upstream.faults import error_in_200, html, instead, status
@@ -35,36 +30,6 @@ ROWS = {
 }
 #: nothing is waited for
 AT_ONCE = {"attempts": 1}
-
-
-class Ran(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def proof(self) -> Certificate:
-        return msgspec.json.decode(self.out, type=Certificate)
-
-
-async def cli(file: Path, *arguments: str) -> Ran:
-    """Run the command line, as a shell would."""
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
-
-    def run() -> int:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            return main(["--config", str(file), *arguments])
-
-    gc.disable()  # pytest's hook fails, and says so, in a collection at the bottom of a deep recursion
-    try:
-        code = await asyncio.to_thread(run)
-    finally:
-        gc.enable()
-    out.flush()
-    assert "Traceback" not in err.getvalue(), err.getvalue()
-    return Ran(code, out.buffer.getvalue().decode(), err.getvalue())
 
 
 def assert_one_line(ran: Ran, *said: str) -> None:
@@ -99,12 +64,6 @@ def in_source(old: str, new: str) -> Change:
 
 def in_models(old: str, new: str) -> Change:
     return lambda setup: replace(setup.folder / "chat" / "models.py", old, new)
-
-
-def replace(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new, 1))
 
 
 def garbage(name: str) -> Change:
@@ -539,12 +498,6 @@ async def test_a_model_that_is_mended_takes_the_dead_letters_back_in(tmp_path: P
         assert setup.ask("SELECT role FROM users WHERE id = ?", key.hex) == [("EMPEROR",)]
         assert {letter.state for letter in await dead_letters(setup)} == {"settled"}
         assert (await cli(setup.config_file, "verify")).status == 0
-
-
-def forget(package: str) -> None:
-    """As a new process would not know the models of the old one."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        del sys.modules[name]
 
 
 # -- what a record says of its time ------------------------------------------------------------------------

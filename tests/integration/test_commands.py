@@ -12,9 +12,8 @@ from ingest.config import read_config
 from ingest.pipeline import open_job
 from ingest.report import Gap, Preview
 from tests.integration import healing_models
-from tests.integration.jobs import Setup, toml
+from tests.integration.jobs import Ran, Setup, cli, forget, replace, toml
 from tests.integration.story import CHANGES
-from tests.integration.test_bad_input import Ran, cli, forget, replace
 from tests.integration.test_healing import MODELS, NOTES, SINGLY, THREE
 from tests.integration.test_round_trip import DELETED
 from tests.upstream import Dialect, Truth, Upstream, example, generate
