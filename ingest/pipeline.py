@@ -559,6 +559,14 @@ class _Run:
                 break
         return chosen
 
+    async def _last_pages(self) -> list[Page]:
+        """Load what more than one transaction takes, in a window; the pages for the last one."""
+        while (pages := await self._next_pages()) and pages[-1].stamp < await self._log.top():
+            await self._open_window()
+            counts, written = await self._database.write(partial(self._load, pages=pages))
+            await self._loaded(counts, written, sum(page.envelope.records for page in pages))
+        return pages
+
     def _load(self, connection: sa.Connection, pages: list[Page]) -> tuple[LoadCounts, Counter[str]]:
         log = self._log.identity.id
         written: Counter[str] = Counter()
@@ -581,7 +589,7 @@ class _Run:
                 await self._open_window()
             if load and self._windowed:
                 await self._load_pending()
-            pages = await self._next_pages() if load else []
+            pages = await self._last_pages() if load else []
             asks, certificate, loaded = await self._database.attempt(
                 partial(self._attempt, pages=pages, whole=whole)
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ingest import pipeline
 from ingest.report import Certificate
 from tests.integration.jobs import Setup
 from tests.integration.story import CHANGES, grow
@@ -122,6 +123,18 @@ async def test_an_empty_upstream_is_mirrored_too_and_so_is_what_comes_into_it(
                 empty.upsert(table, row)
         assert_adds_up(await setup.sync(up))
         assert setup.differences(truth) == []
+
+
+@pytest.mark.parametrize("limit", ["BATCH", "BATCH_BYTES"])
+async def test_a_run_is_not_certified_while_pages_are_left_to_load(
+    tmp_path: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(pipeline, limit, 50)
+    setup = Setup(tmp_path, paged(KINDS["cursor"]))
+    async with Upstream(setup.source, truth) as up:
+        assert_adds_up(await setup.sync(up))
+        assert setup.differences(truth) == []
+        assert setup.ask("SELECT count(*) FROM ingest_pages") == [(len(up.requests),)]
 
 
 async def test_readers_see_the_old_mirror_whole_until_the_new_one_is(tmp_path: Path, truth: Truth) -> None:
