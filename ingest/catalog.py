@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import ModuleType
 from typing import Any, Literal
 
@@ -478,9 +478,11 @@ def _stored(type_: sa.types.TypeEngine[Any], value: Any, dialect: sa.Dialect) ->
 
 def version_number(value: Any) -> int:
     """A version column's python value as an integer: a time counts in microseconds since 1970."""
-    number = (value - _EPOCH) // timedelta(microseconds=1) if isinstance(value, datetime) else int(value)
+    if isinstance(value, datetime):
+        since = value - _EPOCH
+        return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     # what is outside is the machine's own: "no version", and "whatever the version"
-    return min(max(number, LOWEST_VERSION + 1), HIGHEST_VERSION - 1)
+    return min(max(int(value), LOWEST_VERSION + 1), HIGHEST_VERSION - 1)
 
 
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")

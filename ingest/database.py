@@ -17,6 +17,7 @@ from ingest.engines import Engine
 from ingest.errors import UsageError
 from ingest.keys import Keys
 from ingest.migrations.lineage import Lineage
+from ingest.window import build_indexes
 
 T = TypeVar("T")
 
@@ -68,6 +69,8 @@ class Database:
         place = self.engine.place
 
         def work(connection: sa.Connection) -> tuple[list[str], int]:
+            # a migration takes the tables as their models say they are
+            build_indexes(connection)
             moves = migrate.plan(connection, self.lineages, place=place)
             steps = migrate.carry_out(connection, self.lineages, moves, place=place)
             # asked last, of the ledger as it is now; when another run has the lock, all of it is undone

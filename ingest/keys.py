@@ -73,8 +73,7 @@ class Keys:
         temporary = self.tables[table]
         connection.execute(sa.delete(temporary))
         rows = list(keys)
-        if rows:
-            connection.exec_driver_sql(self._engine.insert_many(temporary, temporary.c.keys()), rows)
+        self._engine.insert(connection, temporary, temporary.c.keys(), rows)
         return len(rows)
 
     def among(self, table: str, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[bool]:
@@ -98,10 +97,7 @@ def touch(connection: sa.Connection, engine: Engine, table: str, keys: sa.Select
 
 def touch_keys(connection: sa.Connection, engine: Engine, table: str, keys: Iterable[str]) -> None:
     """Remember that the rows with these canonical keys may have changed."""
-    statement = engine.insert_new_many(TOUCHED, ["table", "key"])
-    rows = [(table, key) for key in keys]
-    if rows:
-        connection.exec_driver_sql(statement, rows)
+    engine.insert(connection, TOUCHED, ["table", "key"], [(table, key) for key in keys], new_only=True)
 
 
 def touch_whole(connection: sa.Connection, engine: Engine, table: str) -> None:

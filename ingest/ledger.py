@@ -26,7 +26,7 @@ LOCK = sa.Table(
     sa.Column("epoch", sa.BigInteger, nullable=False),
     sa.Column("holder", sa.String(_NAME)),
     sa.Column("since", sa.String(40)),
-    #: the open integrity window: since when, and why; NULL when the foreign keys are proven
+    #: the open integrity window as JSON: why, and what was dropped; NULL when the foreign keys are proven
     sa.Column("window", sa.Text),
 )
 

@@ -51,21 +51,6 @@ def release(connection: sa.Connection, epoch: int) -> None:
     )
 
 
-def open_window(connection: sa.Connection, why: str) -> None:
-    """Record that the foreign keys are not proven from here on."""
-    connection.execute(sa.update(LOCK).where(_THE_LOCK).values(window=why))
-
-
-def close_window(connection: sa.Connection) -> None:
-    """Record that they are again."""
-    connection.execute(sa.update(LOCK).where(_THE_LOCK).values(window=None))
-
-
-def window(connection: sa.Connection) -> str | None:
-    """What the open integrity window is for; None when there is none."""
-    return connection.scalar(sa.select(LOCK.c.window).where(_THE_LOCK))
-
-
 def _me() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 

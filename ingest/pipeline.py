@@ -37,6 +37,7 @@ from ingest.fetch.known import gaps, recall
 from ingest.fetch.peek import peek
 from ingest.heal import Ask, Healer
 from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, LOCK, LOGS, MISSING, PAGES, RUNS, TOMBSTONES, WITHHELD
+from ingest.load.batch import Batch
 from ingest.load.loader import Loader
 from ingest.migrate import lineages
 from ingest.reconcile.reconciler import Proven, Reconciler
@@ -57,6 +58,7 @@ from ingest.report import (
 )
 from ingest.staging import PageLog, SqlitePageLog
 from ingest.types import Envelope, LoadCounts, Page
+from ingest.window import build_indexes, close_window, open_window, put_off_indexes, read_window, window
 from ingest.withheld import FOR
 
 #: staged records beyond which loading begins before fetching has ended
@@ -205,7 +207,7 @@ class Job:
                 loaded_pages=marked,
                 holder=held.holder if held else None,
                 since=held.since if held else None,
-                window=held.window if held else None,
+                window=opened.why if (opened := read_window(held.window if held else None)) else None,
                 last=self._certificates(connection)[-1:],
                 rows=self._count_rows(connection),
                 dead_letters=_count(connection, DEAD_LETTERS, DEAD_LETTERS.c.state == "open"),
@@ -263,7 +265,7 @@ class Job:
         tables = []
         for name in sorted(batch.tables()):
             names = self._catalog.tables[name].names
-            rows = [dict(zip(names, one.row, strict=True)) for one in batch.full.get(name, {}).values()]
+            rows = [dict(zip(names, one, strict=False)) for one in batch.full.get(name, {}).values()]
             rows += [dict(one.values) for group in batch.partial.get(name, {}).values() for one in group]
             tables.append(PreviewTable(table=name, rows=tuple(rows)))
         return Preview(
@@ -286,15 +288,17 @@ class Job:
         def create(connection: sa.Connection) -> None:
             self._database.keys.create(connection)
             self._loader.create(connection)
+            # put off by a run that is gone
+            build_indexes(connection)
 
         await self._database.write(create)
         await self._attach()
 
     async def warn(self) -> None:
         """Say that the integrity window is open, if it is."""
-        why = await self._database.read(lock.window)
-        if why is not None:
-            self._observe("window.open", why=why)
+        held = await self._database.read(window)
+        if held is not None:
+            self._observe("window.open", why=held.why)
 
     async def release(self) -> None:
         """Let go of the lock."""
@@ -402,7 +406,7 @@ class Job:
 
     def _empty(self, connection: sa.Connection) -> None:
         """Empty every mirrored table and all of the ledger but its runs: the page log has it all."""
-        lock.open_window(connection, "the database is being rebuilt from the page log")
+        open_window(connection, "the database is being rebuilt from the page log")
         for table in self._catalog.tables.values():
             connection.execute(sa.delete(table.sql))
         for ledger in (PAGES, LOADS, WITHHELD, MISSING, TOMBSTONES, DEAD_LETTERS, KEYS):
@@ -410,6 +414,7 @@ class Job:
         connection.execute(sa.text("DELETE FROM ingest_sets"))
         connection.execute(sa.text("DELETE FROM ingest_touched"))
         connection.execute(sa.update(LOGS).values(loaded_to=0))
+        put_off_indexes(connection, self._catalog, self._database.engine)
 
     @staticmethod
     def _reopen_letters(connection: sa.Connection) -> None:
@@ -458,10 +463,10 @@ class _Run:
 
     def begin(self, connection: sa.Connection) -> None:
         """Write the run down; an open window is said before anything else."""
-        why = lock.window(connection)
-        self._windowed = why is not None
-        if why is not None:
-            self._observe("window.open", why=why)
+        held = window(connection)
+        self._windowed = held is not None
+        if held is not None:
+            self._observe("window.open", why=held.why)
         connection.execute(
             sa.insert(RUNS).values(
                 id=self.id, command=self._command, epoch=self._database.epoch or 0, started=self._started
@@ -524,19 +529,30 @@ class _Run:
         if not self._windowed:
             self._windowed = True
             why = f"run {self.id} is loading more than one transaction holds"
-            await self._database.write(lambda connection: lock.open_window(connection, why))
+            await self._database.write(partial(self._begin_window, why=why))
             self._observe("window.opened", why=why)
+
+    def _begin_window(self, connection: sa.Connection, *, why: str) -> None:
+        open_window(connection, why)
+        put_off_indexes(connection, self._job._catalog, self._database.engine)
 
     async def _load_pending(self, *, at_least: int = 0) -> None:
         """Load staged pages in transactions of their own, while more than `at_least` records are pending."""
-        while self._pending > at_least:
-            pages = await self._next_pages()
-            if not pages:
-                self._pending = 0
-                break
+        pages, batch = await self._next_batch()
+        while pages and self._pending > at_least:
             self._observe("load.started", pages=len(pages))
-            counts, written = await self._database.write(partial(self._load, pages=pages))
+            writing = asyncio.ensure_future(
+                self._database.write(partial(self._load, pages=pages, batch=batch))
+            )
+            try:
+                # what comes next is decoded while the database is busy with this
+                following = await self._next_batch(pages[-1].stamp)
+            finally:
+                counts, written = await writing
             await self._loaded(counts, written, sum(page.envelope.records for page in pages))
+            pages, batch = following
+        if not pages:
+            self._pending = 0
 
     async def _loaded(self, counts: LoadCounts, written: Counter[str], records: int) -> None:
         self._counts += counts
@@ -545,6 +561,19 @@ class _Run:
             self._pending = max(0, self._pending - records)
             self._changed.notify_all()
         self._observe("load.finished", **msgspec.structs.asdict(counts))
+
+    async def _next_batch(self, after: int | None = None) -> tuple[list[Page], Batch]:
+        """The next staged pages, and what they say."""
+        pages = await self._next_pages(after)
+        return pages, await self._decoded(pages)
+
+    async def _decoded(self, pages: list[Page]) -> Batch:
+        batch = Batch()
+        for page in pages:
+            self._job._loader.add(page, batch)
+            # fetching, and what the database answers, need not wait for all of them
+            await asyncio.sleep(0)
+        return batch
 
     async def _next_pages(self, after: int | None = None) -> list[Page]:
         """The next staged pages, as many as one transaction takes."""
@@ -563,15 +592,18 @@ class _Run:
         """Load what more than one transaction takes, in a window; the pages for the last one."""
         while (pages := await self._next_pages()) and pages[-1].stamp < await self._log.top():
             await self._open_window()
-            counts, written = await self._database.write(partial(self._load, pages=pages))
+            batch = await self._decoded(pages)
+            counts, written = await self._database.write(partial(self._load, pages=pages, batch=batch))
             await self._loaded(counts, written, sum(page.envelope.records for page in pages))
         return pages
 
-    def _load(self, connection: sa.Connection, pages: list[Page]) -> tuple[LoadCounts, Counter[str]]:
+    def _load(
+        self, connection: sa.Connection, pages: list[Page], batch: Batch
+    ) -> tuple[LoadCounts, Counter[str]]:
         log = self._log.identity.id
         written: Counter[str] = Counter()
         counts = self._job._loader.load(
-            connection, pages, log=log, run=self.id, in_order=True, written=written
+            connection, pages, batch, log=log, run=self.id, in_order=True, written=written
         )
         connection.execute(
             sa.update(LOGS)
@@ -591,7 +623,7 @@ class _Run:
                 await self._load_pending()
             pages = await self._last_pages() if load else []
             asks, certificate, loaded = await self._database.attempt(
-                partial(self._attempt, pages=pages, whole=whole)
+                partial(self._attempt, pages=pages, batch=await self._decoded(pages), whole=whole)
             )
             if certificate is not None:
                 if certificate.exit == 0 or self._windowed:
@@ -602,10 +634,11 @@ class _Run:
             await self._heal(asks)
 
     def _attempt(
-        self, connection: sa.Connection, pages: list[Page], *, whole: bool
+        self, connection: sa.Connection, pages: list[Page], batch: Batch, *, whole: bool
     ) -> tuple[bool, tuple[list[Ask], Certificate | None, tuple[LoadCounts, Counter[str]]]]:
         """One try at the whole: kept when nothing is left to ask for and it is proven, or in a window."""
-        loaded = self._load(connection, pages) if pages else (LoadCounts(), Counter[str]())
+        loaded = self._load(connection, pages, batch) if pages else (LoadCounts(), Counter[str]())
+        build_indexes(connection)
         self._job._reconciler.settle(connection)
         asks = self._asks(connection)
         if asks:
@@ -614,7 +647,7 @@ class _Run:
         certificate = self._certificate(connection, proven, whole=whole, loaded=loaded[0])
         if proven.holds:
             self._job._reconciler.clear(connection)
-            lock.close_window(connection)
+            close_window(connection)
         return proven.holds or self._windowed, ([], certificate, loaded)
 
     def _asks(self, connection: sa.Connection) -> list[Ask]:

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+class SecondaryIndex(NamedTuple):
+    """Statements that drop an index, and build it again just as it was."""
+
+    drop: str
+    build: str
 
 
 class Engine(Protocol):
     """One kind of database. Statements are built with SQLAlchemy Core; these are the pieces that differ."""
 
     dialect: sa.Dialect
+
+    @property
+    def time_text(self) -> Callable[[str], str | None] | None:
+        """Makes a UTC time's stored form of its ISO text, once that is known to be a time.
+
+        Where a database stores times as text, that is quicker than to take them to pieces first. It says None
+        to a text that is not in the common form.
+        """
+        ...
 
     @property
     def place(self) -> str:
@@ -48,10 +64,6 @@ class Engine(Protocol):
         """Insert the rows whose key is not there yet."""
         ...
 
-    def insert_new_many(self, table: sa.Table, columns: Sequence[str]) -> str:
-        """The statement text that takes tuples and passes over keys that are there."""
-        ...
-
     def upsert(
         self,
         table: sa.Table,
@@ -64,12 +76,27 @@ class Engine(Protocol):
         """Insert the rows, or replace `columns` where the key is there, but for those in `born`."""
         ...
 
-    def insert_many(self, table: sa.Table, columns: Sequence[str]) -> str:
-        """The statement text that takes tuples of stored values, one row each."""
+    def insert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        new_only: bool = False,
+    ) -> int:
+        """Insert tuples of stored values, in the quickest way there is; how many.
+
+        `new_only` passes over keys that are there, and over nothing else.
+        """
         ...
 
     def temporary(self, name: str, columns: Sequence[sa.Column[Any]]) -> sa.Table:
         """A temporary table of plain columns, without constraints."""
+        ...
+
+    def secondary_indexes(self, connection: sa.Connection, table: sa.Table) -> list[SecondaryIndex]:
+        """The table's indexes that enforce nothing."""
         ...
 
     def violation(self, error: sa.exc.DBAPIError) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgspec
@@ -49,7 +50,7 @@ def found_at(path: str, json: Any) -> list[Found]:
     found: list[Found] = []
     for value, captures in _path(path).matches(json):
         if isinstance(value, list):
-            found.extend(Found(element, captures) for element in value)
+            found += map(Found, value, repeat(captures))
         elif value is not None:
             found.append(Found(value, captures))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ingest.load.merge import RankTuple, Statement, Tombstone
 from ingest.types import Key
@@ -12,12 +12,14 @@ from ingest.types import Key
 ABSENT: Any = type("Absent", (), {"__repr__": lambda _: "ABSENT"})()
 
 
-class FullRow(NamedTuple):
-    """A full top-level record, alone for its key in this batch: the fast path."""
+#: a full top-level record, alone for its key in this batch (the fast path), as it is staged: the values
+#: of its table's columns, its rank, and NULL for the exceptions it has not
+FullRow: TypeAlias = tuple[Any, ...]
 
-    row: tuple[Any, ...]
-    rank: RankTuple
-    asked: int
+
+def rank_of(full: FullRow) -> RankTuple:
+    """Which of two full rows is the newer."""
+    return full[-4], full[-3], full[-2]
 
 
 class SetOf(NamedTuple):
@@ -87,7 +89,6 @@ class Batch:
         key: Key,
         row: list[Any],
         rank: RankTuple,
-        asked: int,
         *,
         top: bool,
     ) -> None:
@@ -96,30 +97,31 @@ class Batch:
         full, partial = self._of(table)
         earlier = full.pop(key, None) if key in full else None
         if earlier is None and top and ABSENT not in row and key not in partial:
-            full[key] = FullRow(tuple(row), rank, asked)
+            full[key] = (*row, *rank, None)
             return
         statements = partial.setdefault(key, [])
         if earlier is not None:
-            statements.append(full_statement(names, key, earlier))
+            statements.append(self.as_statement(names, key, earlier))
         values = {name: value for name, value in zip(names, row, strict=True) if value is not ABSENT}
-        statements.append(Statement(key, values, rank, asked, top))
+        statements.append(Statement(key, values, rank, self.asked[rank[1]], top))
 
-    def add_full(
-        self,
-        table: str,
-        names: tuple[str, ...],
-        key: Key,
-        row: tuple[Any, ...],
-        rank: RankTuple,
-        asked: int,
-    ) -> None:
-        """One full top-level record."""
-        full = self.full.get(table)
-        if full is None or key in full or key in self.partial[table]:
-            self.add(table, names, key, list(row), rank, asked, top=True)
+    def add_rows(self, table: str, names: tuple[str, ...], keys: list[Key], rows: list[FullRow]) -> None:
+        """Many full top-level records of one page."""
+        full, partial = self._of(table)
+        fresh = dict(zip(keys, rows, strict=True))
+        # views on both sides: of two views the shorter is walked
+        known = full.keys(), partial.keys()
+        if len(fresh) == len(rows) and all(map(fresh.keys().isdisjoint, known)):
+            self.records += len(rows)
+            full.update(fresh)
             return
-        self.records += 1
-        full[key] = FullRow(row, rank, asked)
+        for key, row in zip(keys, rows, strict=True):
+            self.add(table, names, key, list(row[:-4]), rank_of(row), top=True)
+
+    def as_statement(self, names: tuple[str, ...], key: Key, full: FullRow) -> Statement:
+        """A full row as a statement, for the merge."""
+        rank = rank_of(full)
+        return Statement(key, dict(zip(names, full, strict=False)), rank, self.asked[rank[1]], top=True)
 
     def _of(self, table: str) -> tuple[dict[Key, FullRow], dict[Key, list[Statement]]]:
         if table not in self.full:
@@ -133,7 +135,7 @@ class Batch:
         earlier = self.full.get(table, {}).pop(statement.key, None)
         statements = self.partial.setdefault(table, {}).setdefault(statement.key, [])
         if earlier is not None:
-            statements.append(full_statement(names, statement.key, earlier))
+            statements.append(self.as_statement(names, statement.key, earlier))
         statements.append(statement)
 
     def bury(self, table: str, key: Key, tombstone: Tombstone) -> None:
@@ -146,8 +148,3 @@ class Batch:
         sets = self.sets.setdefault(of, {})
         if owner not in sets or rank > sets[owner].rank:
             sets[owner] = StatedSet(rank, members)
-
-
-def full_statement(names: tuple[str, ...], key: Key, full: FullRow) -> Statement:
-    """A fast-path row as a statement, for the merge."""
-    return Statement(key, dict(zip(names, full.row, strict=True)), full.rank, full.asked, top=True)

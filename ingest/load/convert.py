@@ -22,8 +22,11 @@ from sqlalchemy.types import TypeDecorator
 from ingest.catalog import Column
 from ingest.engines.base import Engine
 from ingest.errors import ModelError, SetAside
+from ingest.mirror import UtcDateTime
 
 Convert: TypeAlias = Callable[[Any], Any]
+#: from a JSON value, and what python makes of it
+Finish: TypeAlias = Callable[[Any, Any], Any]
 
 #: a number of seconds since 1970 above this is milliseconds, and above its thousandfold microseconds
 _MILLISECONDS_FROM = 100_000_000_000
@@ -48,11 +51,34 @@ def compile_stored(column: Column, engine: Engine) -> Convert:
         return convert
     if isinstance(column.type, sa.JSON):
         return _without_nul(column.name, bind)
+    finish = compile_finish(column, engine)
 
     def stored(value: Any) -> Any:
-        return bind(convert(value))
+        return finish(value, convert(value))
 
     return stored
+
+
+def compile_finish(column: Column, engine: Engine) -> Finish:
+    """A function from a JSON value and the column's python value of it to the value the driver is given."""
+    bind = engine.bind(column.type) or _as_it_is
+    if engine.time_text is None or not isinstance(_plain(column.type), sa.DateTime):
+        return lambda _value, python: bind(python)
+    time_text = engine.time_text
+
+    def finish(value: Any, python: Any) -> Any:
+        text = time_text(value) if type(value) is str else None
+        return bind(python) if text is None else text
+
+    return finish
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _plain(type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+    return type_.impl_instance if isinstance(type_, UtcDateTime) else type_
 
 
 def stored_null(column: Column, engine: Engine) -> Any:

@@ -7,7 +7,7 @@ A record that cannot be stored becomes a dead letter with its raw bytes; the res
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,12 +18,12 @@ from ingest.engines.base import Engine
 from ingest.errors import ConfigError, SetAside
 from ingest.load.batch import ABSENT, Batch, Letter, MissingFact, SetOf
 from ingest.load.merge import Statement, Tombstone
-from ingest.load.shape import Plan, Shape, dig
+from ingest.load.shape import Shape, dig
+from ingest.load.straight import Straight, is_of_page, of_page
 from ingest.paths import Path
 from ingest.source import Stream
 from ingest.types import HIGHEST_VERSION, LABEL, LOWEST_VERSION, Envelope, Key, Page, read_json
 
-_PREFIX = "$partition."
 _TOO_DEEP = "the record is nested too deep"
 
 
@@ -83,6 +83,11 @@ class Decoder:
         if envelope.status >= 400:
             self._absences(page, batch, set())
             return
+        straight = self._straight if envelope.walk.kind != "by_id" else None
+        reader = straight.take(page, batch) if straight is not None else None
+        if reader is not None:
+            self.notice(batch, page.stamp, "", reader.unknown)
+            return
         try:
             json = read_json(page.body or b"")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -101,14 +106,17 @@ class Decoder:
         reading = _Reading(self, page, batch)
         letters = len(batch.letters)
         for first, found in self._parts(reading, envelope, json):
-            reading.all(found, first)
+            for index, one in enumerate(found, first):
+                reading.record(one, index)
+        if straight is not None:
+            straight.learn(json)
         # a record that became a dead letter arrived all the same, whosever it is
         if envelope.walk.kind == "by_id" and len(batch.letters) == letters:
             self._absences(page, batch, reading.keys)
 
     def raw_of(self, page: Page, ordinal: int) -> bytes | None:
         """The bytes of the top-level record that an ordinal lies in; None when there is none."""
-        reading = _Reading(self, page, Batch())
+        reading = _Reading(self, page, Batch(asked={page.stamp: page.envelope.asked}))
         for first, part in self._parts(reading, page.envelope, read_json(page.body or b"")):
             for index, found in enumerate(part, first):
                 reading.record(found, index)
@@ -146,14 +154,19 @@ class Decoder:
                 batch.facts.append(MissingFact(shape.table.name, key, state, page.stamp))
 
     @cached_property
-    def plain(self) -> Shape | None:
-        """The one shape of the stream's records, where a record does nothing but state its row."""
-        stated = self.stream.entities
-        if stated.cases or len(stated.default) != 1 or self.stream.deletes:
+    def _straight(self) -> Straight | None:
+        """The straight way, where a record does nothing but state a row of one table."""
+        stated, stream = self.stream.entities, self.stream
+        if stated.cases or len(stated.default) != 1 or stream.deletes or self._also:
             return None
         shape = self.shape(stated.default[0])
-        mirror = shape.table.mirror
-        return None if mirror.redacts or mirror.purge else shape
+        mirror, walks_a_list = (
+            shape.table.mirror,
+            not all(isinstance(one, str) for one in self._records.segments),
+        )
+        if mirror.redacts or mirror.purge or walks_a_list or not all(map(is_of_page, stream.set.values())):
+            return None
+        return Straight(shape, self._records.keys, stream.set)
 
     def entities_of(self, record: Any) -> tuple[str, ...]:
         """Which entities a record is; SetAside when the source names none for it."""
@@ -190,6 +203,12 @@ class Decoder:
         """What goes before an unmapped key: nothing at a record's top, the table's name in a nested one."""
         return "" if table.entity in self._entities else f"{table.name}: "
 
+    def notice(self, batch: Batch, stamp: int, prefix: str, keys: Iterable[str]) -> None:
+        """Remember the keys that no column takes."""
+        for path in keys:
+            if path not in self.used:
+                batch.unmapped.setdefault((self.source, self.name, f"{prefix}{path}"[:500]), stamp)
+
     def proves(self, table: str, *, top: bool) -> bool:
         """True when a record proves its row's life, and is no mere mention."""
         return top or table in self._mentioned
@@ -205,8 +224,6 @@ class _Reading:
         self._stream = decoder.stream
         self._by_id = envelope.walk.kind == "by_id"
         self._sets: tuple[tuple[str, str], ...] = ()
-        self._plain: Shape | None = None
-        self._asked = envelope.asked
         #: of the record stated last, nested ones counted
         self.ordinal = -1
         #: keys of the top-level records
@@ -214,38 +231,11 @@ class _Reading:
         self._pending: list[tuple[Shape, Key, list[Any], int, int, bool]] = []
         self._pending_sets: list[tuple[SetOf, Key, tuple[int, int, int], set[Key]]] = []
 
-    def all(self, found: list[Found], first: int) -> None:
-        """Every record; those that do nothing but state a full, flat row straight to the batch."""
-        plain, stamp, asked, add = self._plain, self._page.stamp, self._asked, self._batch.add_full
-        noticed: Plan | None = None
-        for index, one in enumerate(found, first):
-            record = one.value
-            plan = plain.plan(record) if plain is not None and type(record) is dict else None
-            if plain is None or plan is None or plan.read is None:
-                self.record(one, index)
-                continue
-            self.ordinal += 1
-            try:
-                row, key, version = plan.read(record)
-            except SetAside as error:
-                self._reject(self.ordinal, one, error.message)
-                continue
-            except RecursionError:
-                self._reject(self.ordinal, one, _TOO_DEEP)
-                continue
-            if plan is not noticed:
-                noticed = plan
-                self._notice(plain, plan.unknown, record)
-            if self._by_id:
-                self.keys.add(key)
-            add(plain.table.name, plain.names, key, row, (version, stamp, self.ordinal), asked)
-
     def turn_to(self, part: Decoder) -> None:
         """The records that follow are of this kind."""
         self._decoder, self._stream = part, part.stream
         sets = part.stream.by_id.set if self._by_id and part.stream.by_id else part.stream.set
         self._sets = tuple(sets.items())
-        self._plain = None if self._sets else part.plain
 
     def record(self, found: Found, index: int) -> None:
         """One top-level record: all that it states, or a dead letter."""
@@ -283,8 +273,8 @@ class _Reading:
         return given
 
     def _evaluate(self, expression: str, found: Found, index: int) -> Any:
-        if not expression.startswith("$"):
-            return expression
+        if is_of_page(expression):
+            return of_page(expression, self._partition)
         if expression == "$value":
             return found.value
         if expression == "$id":
@@ -292,8 +282,6 @@ class _Reading:
             return asked[0] if len(asked) == 1 else ABSENT
         if expression == "$position":
             return self._position(index)
-        if expression.startswith(_PREFIX):
-            return self._partition.get(expression.removeprefix(_PREFIX), ABSENT)
         if expression[1:].isdigit() and 0 < int(expression[1:]) <= len(found.captures):
             return found.captures[int(expression[1:]) - 1]
         return ABSENT
@@ -429,7 +417,7 @@ class _Reading:
             return None
 
     def _commit(self) -> None:
-        batch, stamp, asked = self._batch, self._page.stamp, self._page.envelope.asked
+        batch, stamp = self._batch, self._page.stamp
         for shape, key, row, version, ordinal, top in self._pending:
             rank = (version, stamp, ordinal)
             mirror = shape.table.mirror
@@ -442,7 +430,7 @@ class _Reading:
                     batch.records += 1
                     batch.kept += 1
                     continue
-            batch.add(shape.table.name, shape.names, key, row, rank, asked, top=top)
+            batch.add(shape.table.name, shape.names, key, row, rank, top=top)
             if mirror.redacts:
                 self._redact(shape, key, row, ordinal)
         for of, owner, rank, members in self._pending_sets:
@@ -467,14 +455,9 @@ class _Reading:
         self._batch.add_values(shape.table.name, statement, shape.names)
 
     def _notice(self, shape: Shape, unknown: tuple[str, ...], record: dict[str, Any]) -> None:
-        """Remember the keys that no column takes."""
         decoder = self._decoder
-        prefix = decoder.prefix(shape.table)
-        for path in (*unknown, *shape.unknown_below(record)):
-            if path not in decoder.used:
-                self._batch.unmapped.setdefault(
-                    (decoder.source, decoder.name, f"{prefix}{path}"[:500]), self._page.stamp
-                )
+        keys = (*unknown, *shape.unknown_below(record))
+        decoder.notice(self._batch, self._page.stamp, decoder.prefix(shape.table), keys)
 
     def _reject(self, ordinal: int, found: Found, reason: str) -> None:
         self._letter(ordinal, None, raw_record(self._page.body or b"", found.place), reason)

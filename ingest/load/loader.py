@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -59,16 +59,22 @@ class Loader:
 
     def decode(self, pages: Sequence[Page]) -> Batch:
         """What the pages say, without a word to the database."""
-        self.check((page.stamp, page.envelope.source, page.envelope.stream) for page in pages)
         batch = Batch()
         for page in pages:
-            self._decoders[(page.envelope.source, page.envelope.stream)].decode(page, batch)
+            self.add(page, batch)
         return batch
+
+    def add(self, page: Page, batch: Batch) -> None:
+        """Add what a page says to what those before it said."""
+        self.check([(page.stamp, page.envelope.source, page.envelope.stream)])
+        with uncollected():
+            self._decoders[(page.envelope.source, page.envelope.stream)].decode(page, batch)
 
     def load(
         self,
         connection: sa.Connection,
         pages: Sequence[Page],
+        batch: Batch | None = None,
         *,
         log: str,
         run: str,
@@ -77,14 +83,16 @@ class Loader:
     ) -> LoadCounts:
         """Write what the pages say, their marks and the load's counts, all in the caller's transaction.
 
-        `in_order`: every page of the log below these is loaded. A page that is marked already is passed over.
-        `written`: counts the rows written, by table.
+        `batch`: what they say, if they were decoded before; it is used up. `in_order`: every page of the
+        log below these is loaded. A page that is marked already is passed over. `written`: counts the rows
+        written, by table.
         """
-        pages = self._unmarked(connection, log, pages)
-        if not pages:
+        unmarked = self._unmarked(connection, log, pages)
+        if not unmarked:
             return LoadCounts()
-        with uncollected():
-            batch = self.decode(pages)
+        if batch is None or len(unmarked) < len(pages):
+            batch = self.decode(unmarked)
+        pages = unmarked
         self._store.bind(connection)
         total, kept = 0, batch.kept + settle_sets(connection, self._store, batch, in_order=in_order)
         refused = 0
@@ -129,12 +137,11 @@ class Loader:
             if not _is_known(connection, letter)
         ]
         columns = ["log", "stamp", "ordinal", "table", "key", "raw", "reason", "state"]
-        self._many(connection, DEAD_LETTERS, columns)([_letter_row(log, one) for one in fresh])
+        self._engine.insert(connection, DEAD_LETTERS, columns, [_letter_row(log, one) for one in fresh])
         for fact in batch.facts:
             self._note_absence(connection, fact.table, dump_key(fact.key), fact.state, fact.stamp)
         rows = [(*where, stamp) for where, stamp in batch.unmapped.items()]
-        if rows:
-            connection.exec_driver_sql(self._engine.insert_new_many(KEYS, KEYS.c.keys()), rows)
+        self._engine.insert(connection, KEYS, KEYS.c.keys(), rows, new_only=True)
         return len(fresh)
 
     def _with_raw(self, letter: Letter, pages: Mapping[int, Page]) -> Letter:
@@ -187,7 +194,10 @@ class Loader:
         ).inserted_primary_key
         load = inserted[0] if inserted else 0
         state = {True: "quarantined", False: "loaded"}
-        self._many(connection, PAGES, PAGES.c.keys())(
+        self._engine.insert(
+            connection,
+            PAGES,
+            PAGES.c.keys(),
             [
                 (
                     log,
@@ -198,19 +208,8 @@ class Loader:
                     load,
                 )
                 for page in pages
-            ]
+            ],
         )
-
-    def _many(
-        self, connection: sa.Connection, table: sa.Table, columns: Sequence[str]
-    ) -> Callable[[Sequence[tuple[object, ...]]], None]:
-        statement = self._engine.insert_many(table, columns)
-
-        def insert(rows: Sequence[tuple[object, ...]]) -> None:
-            if rows:
-                connection.exec_driver_sql(statement, list(rows))
-
-        return insert
 
 
 def _letter_row(log: str, one: Letter) -> tuple[object, ...]:

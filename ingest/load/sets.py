@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from ingest.catalog import Catalog, Table
 from ingest.keys import RAW, dump_key, load_key, raw, touch_keys
 from ingest.ledger import SETS, WITHHELD
-from ingest.load.batch import Batch, SetOf, StatedSet, full_statement
+from ingest.load.batch import Batch, SetOf, StatedSet, rank_of
 from ingest.load.merge import RankTuple, Statement
 from ingest.load.store import Store
 from ingest.types import Key
@@ -66,7 +66,7 @@ class _Settling:
     def _owners(self) -> Iterable[Key]:
         """Owners of the rows that the batch states."""
         for full in self._batch.full.get(self._of.table, {}).values():
-            yield tuple(full.row[place] for place in self._places)
+            yield tuple(full[place] for place in self._places)
         for statements in self._batch.partial.get(self._of.table, {}).values():
             for statement in statements:
                 owner = self._owner(statement)
@@ -126,9 +126,7 @@ class _Settling:
         connection.execute(
             sa.delete(SETS).where(SETS.c.table == name, SETS.c.columns == columns, SETS.c.key == key)
         )
-        connection.exec_driver_sql(
-            engine.insert_many(SETS, SETS.c.keys()), [(name, columns, key, *stated.rank)]
-        )
+        engine.insert(connection, SETS, SETS.c.keys(), [(name, columns, key, *stated.rank)])
         omitted = [
             member for member, rank in existing.items() if member not in stated.members and rank < stated.rank
         ]
@@ -161,7 +159,8 @@ class _Settling:
         full = self._batch.full.get(self._of.table, {})
         partial = self._batch.partial.setdefault(self._of.table, {})
         if member in full:
-            partial.setdefault(member, []).append(full_statement(self._table.names, member, full.pop(member)))
+            moved = self._batch.as_statement(self._table.names, member, full.pop(member))
+            partial.setdefault(member, []).append(moved)
         for statement in partial.get(member, ()):
             statement.forced = True
 
@@ -172,7 +171,7 @@ class _Settling:
         for key in [
             key
             for key, one in full.items()
-            if _below(one.rank, tuple(one.row[p] for p in self._places), ranks)
+            if _below(rank_of(one), tuple(one[place] for place in self._places), ranks)
         ]:
             del full[key]
             dropped += 1

@@ -13,8 +13,14 @@ from ingest.catalog import Nested, Table, stored_defaults, version_number
 from ingest.engines.base import Engine
 from ingest.errors import SetAside
 from ingest.load.batch import ABSENT
-from ingest.load.convert import Convert, compile_python, compile_stored, refuse_null, stored_null
-from ingest.load.reader import Read, Source, compile_reader
+from ingest.load.convert import (
+    Convert,
+    compile_finish,
+    compile_python,
+    compile_stored,
+    refuse_null,
+    stored_null,
+)
 
 #: plans kept a table; more shapes than this is a server making keys up
 _PLANS = 500
@@ -33,8 +39,6 @@ class Plan(NamedTuple):
     nested: tuple[tuple[Nested, tuple[str, ...]], ...]
     #: keys that no column and no nested record takes
     unknown: tuple[str, ...]
-    #: reads such a record whole; None unless every column is there and nothing is nested
-    read: Read | None
 
 
 class Shape:
@@ -45,23 +49,25 @@ class Shape:
     ) -> None:
         #: `beside`: the tables that are made of the same records, and take other keys of them
         self.table = table
-        self._engine = engine
         self.names = table.names
         self.place = {name: index for index, name in enumerate(self.names)}
-        self._converts: tuple[Convert, ...] = tuple(
-            compile_stored(column, engine) for column in table.columns
-        )
-        self._nulls = tuple(stored_null(column, engine) for column in table.columns)
+        self.converts: tuple[Convert, ...] = tuple(compile_stored(column, engine) for column in table.columns)
+        #: what the ORM does to a column's value, and what it stores for None
+        self.binds = tuple(engine.bind(column.type) for column in table.columns)
+        self.finishes = tuple(compile_finish(column, engine) for column in table.columns)
+        self.nulls = tuple(stored_null(column, engine) for column in table.columns)
         self.key_places = tuple(self.place[name] for name in table.key)
         self.fill = stored_defaults(table, engine.dialect)
-        self._omitted = [
+        #: what an absent key states: ABSENT says nothing
+        self.omitted = tuple(
             self._omits(column.name, column.nullable) if omits_null else ABSENT for column in table.columns
-        ]
+        )
         self._template = [ABSENT] * len(self.names)
         self._omits_null = omits_null
         self._plans: dict[tuple[str, ...], Plan] = {}
         paths = [path for one in (table, *beside) for path in one.paths]
-        self._taken = {path[0] for path in paths}
+        #: the top-level keys that are taken of a record
+        self.taken = frozenset(path[0] for path in paths)
         self._under = _paths_under(paths)
         self.read_version = self._version_reader()
 
@@ -86,7 +92,7 @@ class Shape:
             if value is not None:
                 row[place] = convert(value)
             elif nullable:
-                row[place] = self._nulls[place]
+                row[place] = self.nulls[place]
             else:
                 raise refuse_null(self.table.columns[place])
         for place, path in plan.deep:
@@ -97,20 +103,25 @@ class Shape:
             row[place] = self.convert(place, value)
         return row
 
+    @property
+    def leads_below(self) -> bool:
+        """True when paths lead through objects of the record, which may hold keys that nobody takes."""
+        return bool(self._under)
+
     def convert(self, place: int, value: Any) -> Any:
         """A JSON value in stored form; SetAside when the column cannot hold it."""
         if value is not None:
-            return self._converts[place](value)
+            return self.converts[place](value)
         if not self.table.columns[place].nullable:
             raise refuse_null(self.table.columns[place])
-        return self._nulls[place]
+        return self.nulls[place]
 
     def omit(self, row: list[Any], given: frozenset[int]) -> None:
         """Where absent keys state null, fill them in; what the stream sets itself is never guessed."""
         if self._omits_null:
             for place, value in enumerate(row):
                 if value is ABSENT and place not in given:
-                    row[place] = self._omitted[place]
+                    row[place] = self.omitted[place]
 
     def key(self, row: list[Any]) -> tuple[Any, ...]:
         """The row's primary key; SetAside when the record does not state it."""
@@ -138,7 +149,7 @@ class Shape:
             if path is None:
                 continue
             if len(path) == 1:
-                simple.append((place, path[0], self._converts[place], column.nullable))
+                simple.append((place, path[0], self.converts[place], column.nullable))
             else:
                 deep.append((place, path))
         nested = []
@@ -146,25 +157,8 @@ class Shape:
             path = next((path for path in one.paths if path[0] in there), None)
             if path is not None:
                 nested.append((one, path))
-        unknown = tuple(key for key in keys if key not in self._taken)
-        flat = not (deep or nested or self._under)
-        read = self._reader({place: key for place, key, _, _ in simple}) if flat else None
-        return Plan(tuple(simple), tuple(deep), tuple(nested), unknown, read)
-
-    def _reader(self, keys: Mapping[int, str]) -> Read | None:
-        """The compiled reader of flat records with these keys, where they state every column."""
-        if any(place not in keys for place in self.key_places):
-            return None
-        if any(place not in keys and omitted is ABSENT for place, omitted in enumerate(self._omitted)):
-            return None
-        sources = [
-            Source(column, convert, self._engine, key=keys.get(place), omitted=omitted)
-            for place, (column, convert, omitted) in enumerate(
-                zip(self.table.columns, self._converts, self._omitted, strict=True)
-            )
-        ]
-        version = self.table.mirror.version
-        return compile_reader(sources, self.key_places, None if version is None else self.place[version])
+        unknown = tuple(key for key in keys if key not in self.taken)
+        return Plan(tuple(simple), tuple(deep), tuple(nested), unknown)
 
     def _version_reader(self) -> ReadVersion | None:
         name = self.table.mirror.version

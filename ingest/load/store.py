@@ -34,7 +34,7 @@ from ingest.keys import (
     touch_whole,
 )
 from ingest.ledger import DEAD_LETTERS, PAGES, TOMBSTONES, WITHHELD
-from ingest.load.batch import Batch, FullRow, Letter, full_statement
+from ingest.load.batch import Batch, FullRow, Letter
 from ingest.load.merge import Stated, Statement, Tombstone, dump_exceptions, load_stated, merge, shown
 from ingest.mirror import LEDGER_COLUMNS
 from ingest.types import Key
@@ -99,21 +99,25 @@ class Store:
         full, partial = dict(batch.full.get(name, {})), dict(batch.partial.get(name, {}))
         buried = batch.tombstones.get(name, {})
         fresh = self._is_fresh(connection, table)
+        inserted = 0
+        if in_order and len(full) > TOUCHED_LIMIT and not self._has_asides(connection, table, buried):
+            inserted = self._insert_new(connection, table, full)
         special = self._special(connection, table, full, buried, fresh=fresh, in_order=in_order)
         for key in special:
-            partial.setdefault(key, []).append(full_statement(table.names, key, full.pop(key)))
+            partial.setdefault(key, []).append(batch.as_statement(table.names, key, full.pop(key)))
+        rows = inserted + len(full)
         self._fill(connection, table, full)
         kept = 0 if fresh else self._drop_losers(connection, table)
         changes = self._merge(connection, table, partial, buried, in_order=in_order)
         self._stage(connection, table, changes.show)
-        self._touch(connection, table, changes.remove, len(full) + len(changes.show))
+        self._touch(connection, table, changes.remove, rows + len(changes.show))
         self._remove(connection, table, changes.remove)
         refused = self._upsert(connection, table, batch)
         changes.void = [key for key in changes.void if key not in refused]
         self._withhold(connection, table, changes)
         self._bury(connection, name, buried)
         connection.execute(sa.delete(self._batches[name]))
-        written = len(full) - kept + changes.written - len(refused)
+        written = rows - kept + changes.written - len(refused)
         return Outcome(written, kept + changes.kept, len(refused))
 
     # -- the fast path ---------------------------------------------------------------------------
@@ -169,15 +173,41 @@ class Store:
         temporary = self.keys.tables[name]
         return sa.select(self.engine.key_json(list(temporary.c)))
 
+    def _has_asides(self, connection: sa.Connection, table: Table, buried: Mapping[Key, Tombstone]) -> bool:
+        """True when the ledger may have something to say of a row that the table has not got."""
+        opened = sa.and_(DEAD_LETTERS.c.table == table.name, DEAD_LETTERS.c.state == "open")
+        kept = (WITHHELD.c.table == table.name, TOMBSTONES.c.table == table.name, opened)
+        asides = sa.union_all(*(sa.select(sa.literal(1)).where(sa.exists().where(one)) for one in kept))
+        return bool(buried) or connection.execute(asides).first() is not None
+
+    def _insert_new(self, connection: sa.Connection, table: Table, full: dict[Key, FullRow]) -> int:
+        """Write the rows, and take them out of `full`, if the table has none of them.
+
+        A bulk load is made of these: nothing is to be compared. Where a key is there, or a row violates another constraint, none is
+        written, and the long way finds out.
+        """
+        born = self._births[table.name]
+        rows = [row for _, row in sorted(full.items(), key=itemgetter(0))]
+        if born:
+            births = tuple(born.values())
+            rows = [row + births for row in rows]
+        try:
+            with connection.begin_nested():
+                self.engine.insert(connection, table.sql, (*table.names, *LEDGER_COLUMNS, *born), rows)
+        except sa.exc.DBAPIError as error:
+            if self.engine.violation(error) is None:
+                raise
+            return 0
+        full.clear()
+        return len(rows)
+
     def _fill(self, connection: sa.Connection, table: Table, full: Mapping[Key, FullRow]) -> None:
         """Stage full records in the order of their keys, in which the target is then filled page by page."""
-        rows = sorted(full.items(), key=itemgetter(0))
-        self._stage(connection, table, [(*one.row, *one.rank, None) for _, one in rows])
+        self._stage(connection, table, [row for _, row in sorted(full.items(), key=itemgetter(0))])
 
-    def _stage(self, connection: sa.Connection, table: Table, rows: list[tuple[Any, ...]]) -> None:
+    def _stage(self, connection: sa.Connection, table: Table, rows: list[FullRow]) -> None:
         temporary = self._batches[table.name]
-        if rows:
-            connection.exec_driver_sql(self.engine.insert_many(temporary, temporary.c.keys()), rows)
+        self.engine.insert(connection, temporary, temporary.c.keys(), rows)
 
     def _drop_losers(self, connection: sa.Connection, table: Table) -> int:
         """Leave only records that are newer than their row and say something else; how many went."""
@@ -366,8 +396,7 @@ class Store:
             return
         self.keys.fill(connection, table.name, changes.void)
         connection.execute(sa.delete(WITHHELD).where(self._withheld_of(table.name)))
-        if changes.withhold:
-            connection.exec_driver_sql(self.engine.insert_many(WITHHELD, WITHHELD.c.keys()), changes.withhold)
+        self.engine.insert(connection, WITHHELD, WITHHELD.c.keys(), changes.withhold)
 
     def _bury(self, connection: sa.Connection, name: str, buried: Mapping[Key, Tombstone]) -> None:
         if not buried:
@@ -378,7 +407,7 @@ class Store:
             sa.delete(TOMBSTONES).where(TOMBSTONES.c.table == name, TOMBSTONES.c.key.in_(self._filled(name)))
         )
         rows = [(name, dump_key(key), one.version, one.stamp, one.proof) for key, one in joined.items()]
-        connection.exec_driver_sql(self.engine.insert_many(TOMBSTONES, TOMBSTONES.c.keys()), rows)
+        self.engine.insert(connection, TOMBSTONES, TOMBSTONES.c.keys(), rows)
 
     def bind(self, connection: sa.Connection) -> None:
         """Look `asked` of older pages up on this connection."""

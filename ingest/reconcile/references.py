@@ -101,8 +101,17 @@ class References:
         """Withheld entries that wait for a row of `target` which is there."""
         table = self._catalog.tables[target].sql
         key = [table.c[name] for name in self._catalog.tables[target].key]
-        there = sa.select(self._engine.key_json(key)).where(frontier.within(self._keys, target, list(key)))
-        return sa.select(WITHHELD).where(WITHHELD.c.target_table == target, WITHHELD.c.target_key.in_(there))
+        if frontier.keys(target) is None:
+            # few wait, and each looks its own row up; the keys of all that is there would be a long list
+            parts = [raw(self._engine.key_part(WITHHELD.c.target_key, at)).element for at in range(len(key))]
+            same = [column == part for column, part in zip(key, parts, strict=True)]
+            waits: sa.ColumnElement[bool] = sa.exists().where(*same)
+        else:
+            there = sa.select(self._engine.key_json(key)).where(
+                frontier.within(self._keys, target, list(key))
+            )
+            waits = WITHHELD.c.target_key.in_(there)
+        return sa.select(WITHHELD).where(WITHHELD.c.target_table == target, waits)
 
     def _show_values(self, connection: sa.Connection, entries: list[sa.RowMapping], changed: Scope) -> None:
         for entry in entries:
@@ -132,9 +141,7 @@ class References:
                 rank = (row["version"], row["stamp"], row["ordinal"])
                 shown = {**dict.fromkeys(table.names), **self._fresh(table), **values}
                 shown.update(zip(LEDGER_COLUMNS, (*rank, exceptions), strict=True))
-                connection.exec_driver_sql(
-                    self._engine.insert_many(table.sql, list(shown)), [tuple(shown.values())]
-                )
+                self._engine.insert(connection, table.sql, list(shown), [tuple(shown.values())])
             self._forget(connection, name, key, None)
             changed.add(name, [key])
             self._touch_watched(connection, table, [key], changed)
@@ -260,7 +267,7 @@ class References:
             if row[name] is not None
         ]
         self._touch_watched(connection, table, [one.key], changed)
-        connection.exec_driver_sql(self._engine.insert_new_many(WITHHELD, WITHHELD.c.keys()), entries)
+        self._engine.insert(connection, WITHHELD, WITHHELD.c.keys(), entries, new_only=True)
         connection.execute(
             sa.update(table.sql)
             .where(is_row(table, one.key))
@@ -292,7 +299,7 @@ class References:
             entries.append((table.name, text, FOR + one.reference.name, None, *rank, action.reason, *target))
         self._touch_watched(connection, table, [key], changed)
         self._forget(connection, table.name, key, None)
-        connection.exec_driver_sql(self._engine.insert_many(WITHHELD, WITHHELD.c.keys()), entries)
+        self._engine.insert(connection, WITHHELD, WITHHELD.c.keys(), entries)
         connection.execute(sa.delete(table.sql).where(is_row(table, key)))
         changed.add(table.name, [key])
 
@@ -304,10 +311,9 @@ class References:
         stated = {**self._fresh(parent), **stated}
         columns = (*stated, *LEDGER_COLUMNS)
         row = (*stated.values(), LOWEST_VERSION, 0, 0, exceptions)
-        statement = self._engine.insert_new_many(parent.sql, columns)
-        fresh: int = connection.exec_driver_sql(statement, [row]).rowcount
+        fresh = self._engine.insert(connection, parent.sql, columns, [row], new_only=True)
         changed.add(parent.name, [one.target])
-        return max(fresh, 0)
+        return fresh
 
     def _drop_stubs(self, connection: sa.Connection, scope: Scope, counts: ReferenceCounts) -> None:
         """A stub nobody refers to any more goes away."""

@@ -72,22 +72,46 @@ class Proof:
         return DerivedProof(table=one.table, column=one.column, kind=one.kind, set=row[0], wrong=row[1])
 
     def _newest(self, one: Derived, scope: Scope) -> sa.Subquery:
-        """Of every parent, the child that a window over its children puts first."""
+        """Of every parent, the child that a window puts first among those that share the greatest time.
+
+        (Or whatever children are ordered by first: few share it, so that few need to be sorted.)
+        """
         child = self._catalog.tables[one.child].sql.alias()
         follows = [child.c[name] for name in one.follows]
         place = sa.func.row_number().over(
             partition_by=follows, order_by=[as_of(part, child).desc().nulls_last() for part in one.by]
         )
+        among: sa.FromClause = child
+        if not isinstance(one.by[0].type, _UNAGGREGATED):
+            top = self._greatest(one, scope)
+            shares = [column == top.c[f"k{index}"] for index, column in enumerate(follows)]
+            greatest = as_of(one.by[0], child).is_not_distinct_from(top.c.value)
+            among = top.join(child, sa.and_(*shares, greatest))
         ranked = (
             sa.select(
                 *(column.label(f"k{index}") for index, column in enumerate(follows)),
                 child.c[one.value or ""].label("value"),
                 place.label("place"),
             )
+            .select_from(among)
             .where(*self._of_scope(one, child, scope))
             .subquery()
         )
         return sa.select(ranked).where(ranked.c.place == 1).subquery()
+
+    def _greatest(self, one: Derived, scope: Scope) -> sa.Subquery:
+        """Of every parent, the greatest of what its children are ordered by first; NULL where all are."""
+        child = self._catalog.tables[one.child].sql.alias()
+        follows = [child.c[name] for name in one.follows]
+        return (
+            sa.select(
+                *(column.label(f"k{index}") for index, column in enumerate(follows)),
+                sa.func.max(as_of(one.by[0], child)).label("value"),
+            )
+            .where(*self._of_scope(one, child, scope))
+            .group_by(*follows)
+            .subquery()
+        )
 
     def _counted(self, one: Derived, scope: Scope) -> sa.Subquery:
         child = self._catalog.tables[one.child].sql.alias()
@@ -140,4 +164,6 @@ def counted(
     return {value: count for value, count in rows}  # noqa: C416 (rows are no pairs to a type checker)
 
 
+#: types that not every database has a greatest value of
+_UNAGGREGATED = (sa.Uuid, sa.Boolean, sa.JSON, sa.LargeBinary)
 _COUNTS = ("pages", "quarantined", "records", "written", "kept", "rejected")
