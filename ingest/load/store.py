@@ -183,8 +183,8 @@ class Store:
     def _insert_new(self, connection: sa.Connection, table: Table, full: dict[Key, FullRow]) -> int:
         """Write the rows, and take them out of `full`, if the table has none of them.
 
-        A bulk load is made of these: nothing is to be compared. Where a key is there, or a row violates another constraint, none is
-        written, and the long way finds out.
+        A bulk load is made of these: nothing is to be compared. Where a key is there, or a row violates
+        another constraint, none is written, and the long way finds out.
         """
         born = self._births[table.name]
         rows = [row for _, row in sorted(full.items(), key=itemgetter(0))]

@@ -19,8 +19,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ingest import pipeline
 from ingest.cli.main import main
+from ingest.pipeline import limits as thresholds
 from ingest.staging import SqlitePageLog
 
 
@@ -34,7 +34,7 @@ def run(arguments: list[str], moment: str | None, output: Path, limits: dict[str
     with output.open("w") as stream:
         sys.stdout = sys.stderr = stream
         for name, value in limits.items():
-            setattr(pipeline, name, value)
+            setattr(thresholds, name, value)
         if moment is not None:
             _lie_in_wait(*moment.split(" ", 2))
         status = main(arguments)

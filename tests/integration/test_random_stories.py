@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from ingest import pipeline
+from ingest.pipeline import limits
 from tests.integration.jobs import Setup
 from tests.integration.story import LATER, bump, rooms, say
 from tests.integration.test_round_trip import KINDS, TROUBLE, paged
@@ -210,7 +210,7 @@ async def test_in_the_end_the_mirror_is_the_truth(
     setup.tables["fetch"] = {"concurrency": random.choice((1, 2, 8))}
     if random.random() < 0.3:
         for name, value in (("BULK", 20), ("BATCH", 15), ("BACKLOG", 80)):
-            monkeypatch.setattr(pipeline, name, value)
+            monkeypatch.setattr(limits, name, value)
     faults = Faults(seed)
     if random.random() < 0.5:
         faults.sometimes(0.2, status(500), too_many(1), cut_body(), disconnect())

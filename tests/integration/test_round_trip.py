@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ingest import pipeline
+from ingest.pipeline import limits
 from ingest.report import Certificate
 from tests.integration.jobs import Setup
 from tests.integration.story import CHANGES, grow
@@ -129,7 +129,7 @@ async def test_an_empty_upstream_is_mirrored_too_and_so_is_what_comes_into_it(
 async def test_a_run_is_not_certified_while_pages_are_left_to_load(
     tmp_path: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(pipeline, limit, 50)
+    monkeypatch.setattr(limits, limit, 50)
     setup = Setup(tmp_path, paged(KINDS["cursor"]))
     async with Upstream(setup.source, truth) as up:
         assert_adds_up(await setup.sync(up))

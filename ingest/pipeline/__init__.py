@@ -1,0 +1,15 @@
+"""A job: fetch into the page log, load, reconcile, certify. The only place that wires the rooms together.
+
+lock ─▶ staged pages of an earlier run ─▶ fetch ─▶ load + reconcile, in one transaction ─▶ certificate
+                                           │             │  ▲
+                                           │             ▼  │ missing parents, asked for by id
+                                           │           rollback, fetch, again
+                                           └ 50,000 staged records: the integrity window opens,
+                                             and loading begins while fetching goes on
+"""
+
+from __future__ import annotations
+
+from ingest.pipeline.job import Job, open_job
+
+__all__ = ["Job", "open_job"]

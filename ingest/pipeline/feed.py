@@ -1,0 +1,82 @@
+"""Staged pages in the order of their stamps, decoded before the transaction that takes them.
+
+    page log ── read_on ──▶ decoded, up to what one transaction takes ── take ──▶ a load
+
+While the database is busy with one load, the next is read and decoded beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from ingest.load.batch import Batch
+from ingest.load.loader import Loader
+from ingest.pipeline import limits
+from ingest.staging import PageLog
+from ingest.types import Page
+
+
+@dataclass(slots=True)
+class Load:
+    """Pages for one transaction, and what they say."""
+
+    #: the stamp its pages come after
+    after: int
+    pages: list[Page] = field(default_factory=list)
+    batch: Batch = field(default_factory=Batch)
+    records: int = 0
+    bytes: int = 0
+
+    @property
+    def full(self) -> bool:
+        """True when one transaction should not take more."""
+        return self.records >= limits.BATCH or self.bytes >= limits.BATCH_BYTES
+
+
+class Feed:
+    """Reads the page log ahead of the loads."""
+
+    def __init__(self, log: PageLog, loader: Loader, after: int) -> None:
+        self._log, self._loader = log, loader
+        self._after = after
+        self._next = Load(after)
+
+    @property
+    def full(self) -> bool:
+        """True when the next load waits to be taken."""
+        return self._next.full
+
+    async def read_on(self) -> bool:
+        """Decode what is staged, as far as the next load takes it; False when there was nothing new."""
+        began = self._after
+        while not self.full and (pages := await self._log.read(self._after, limit=limits.READ)):
+            for page in pages:
+                self._add(page)
+                # fetching, and what the database answers, need not wait for all of them
+                await asyncio.sleep(0)
+                if self.full:
+                    break
+        return self._after > began
+
+    def take(self) -> Load:
+        """The next load, which is then no longer ours."""
+        load, self._next = self._next, Load(self._after)
+        return load
+
+    def go_back(self, load: Load) -> None:
+        """A load was taken back: its pages come again, decoded anew."""
+        self._after = load.after
+        self._next = Load(load.after)
+
+    async def at_end(self) -> bool:
+        """True when everything that is staged has been read."""
+        return self._after >= await self._log.top()
+
+    def _add(self, page: Page) -> None:
+        load = self._next
+        self._loader.add(page, load.batch)
+        load.pages.append(page)
+        load.records += page.envelope.records
+        load.bytes += len(page.body or b"")
+        self._after = page.stamp

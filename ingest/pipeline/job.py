@@ -1,0 +1,280 @@
+"""Everything that can be done with one configured mirror."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from ingest import lock
+from ingest.catalog import Catalog, read_catalog
+from ingest.clock import Clock, SystemClock
+from ingest.config import Config, ConfiguredSource, import_package
+from ingest.database import open_reader, open_writer
+from ingest.digest import digest
+from ingest.engines import Engine, engine_for
+from ingest.errors import UsageError
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.known import gaps, recall
+from ingest.fetch.peek import peek
+from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, LOGS, MISSING, PAGES, SETS, TOMBSTONES, TOUCHED, WITHHELD
+from ingest.migrate import lineages
+from ingest.pipeline import questions
+from ingest.pipeline.machine import Machine
+from ingest.pipeline.run import Run
+from ingest.reconcile.verify import counted
+from ingest.replay import write_exchanges
+from ingest.report import (
+    Certificate,
+    DeadLetter,
+    Gap,
+    MissingParent,
+    Observer,
+    Preview,
+    PreviewTable,
+    Status,
+    unobserved,
+)
+from ingest.staging import SqlitePageLog
+from ingest.window import build_indexes, open_window, put_off_indexes, window
+
+
+@asynccontextmanager
+async def open_job(
+    config: Config, *, observe: Observer = unobserved, clock: Clock | None = None, write: bool = True
+) -> AsyncIterator[Job]:
+    """A job's database and page log, open for a run, or (without `write`) for a question."""
+    catalog = read_catalog(
+        import_package(f"{package}.models", config.file.parent)
+        for package in dict.fromkeys(source.package for source in config.sources.values())
+    )
+    engine = engine_for(config.database_url)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(engine.close)
+        opened = open_writer if write else open_reader
+        database = await stack.enter_async_context(opened(engine, catalog, lineages(config, catalog)))
+        log = await SqlitePageLog.open(config.log_path, readonly=not write)
+        stack.push_async_callback(log.close)
+        job = Job(Machine(config, catalog, database, log, observe=observe, clock=clock or SystemClock()))
+        if write:
+            stack.push_async_callback(job.release)
+            if database.behind is None:
+                await job.prepare()
+        else:
+            await job.warn()
+        yield job
+
+
+class Job:
+    """One configured mirror, open."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._config, self._catalog = machine.config, machine.catalog
+        self._database, self._log, self._loader = machine.database, machine.log, machine.loader
+
+    # -- commands that write -----------------------------------------------------------------------
+
+    async def sync(self, sources: Sequence[str] = ()) -> Certificate:
+        """Fetch what changed, load it, settle it, and certify."""
+        chosen = self._machine.chosen(tuple(sources))
+        return await self._run("sync", chosen, lambda fetcher: fetcher.sync())
+
+    async def backfill(
+        self, source: str, *, stream: str | None = None, since: str | None = None, until: str | None = None
+    ) -> Certificate:
+        """Fetch older history between two coverage keys, or fill the gaps; resumable."""
+        streams = None if stream is None else [stream]
+        return await self._run(
+            "backfill",
+            self._machine.chosen((source,)),
+            lambda fetcher: fetcher.backfill(streams, since=since, until=until),
+        )
+
+    async def recover(self) -> Certificate:
+        """Finish what is staged, without the network."""
+        return await self._run("recover", [], None)
+
+    async def replay(self, path: Path | None, *, rebuild: bool = False) -> Certificate:
+        """Run recorded pages through the same pipeline; `rebuild`: make the database anew from the log."""
+        if rebuild:
+            staged = [(stamp, one.source, one.stream) async for stamp, _, one in self._log.envelopes()]
+            self._loader.check(staged)
+            await self._database.write(partial(_empty, catalog=self._catalog, engine=self._database.engine))
+            return await self._run("replay --rebuild", [], None, whole=True)
+        if path is None:
+            raise UsageError(
+                "there is nothing to replay", hint="say the folder of recorded pages, or --rebuild"
+            )
+        sources = [msgspec.structs.replace(one, replay=path) for one in self._config.sources.values()]
+        if len(sources) != 1:
+            raise UsageError("a replay is of one source", hint="use a config.toml that names the one")
+        return await self._run("replay", sources, lambda fetcher: fetcher.sync())
+
+    async def verify(self) -> Certificate:
+        """Audit everything, and certify it."""
+        return await self._run("verify", [], None, whole=True, load=False)
+
+    async def retry_dead_letters(self) -> Certificate:
+        """Decode the pages of open dead letters again, under today's models."""
+        await self._database.write(_reopen_letters)
+        return await self._run("dead-letters retry", [], None)
+
+    async def retry_missing(self) -> int:
+        """Want every missing parent again that was gone or forbidden; how many."""
+        again = sa.update(MISSING).where(MISSING.c.state.in_(("gone", "forbidden"))).values(state="wanted")
+        return await self._database.write(lambda connection: int(connection.execute(again).rowcount))
+
+    async def migrate(self) -> list[str]:
+        """Bring the database to this version and these models; what was done, one line a step."""
+        if self._database.behind is not None:
+            await self._database.migrate(since=self._machine.now())
+            await self.prepare()
+        return self._database.steps
+
+    # -- questions ---------------------------------------------------------------------------------
+
+    async def record(self, source: str, to: Path) -> int:
+        """Write a source's staged pages as fixtures, without credentials; how many."""
+        (configured,) = self._machine.chosen((source,))
+        pages = (page async for page in self._machine.pages() if page.envelope.source == source)
+        return await write_exchanges(to, pages, configured)
+
+    async def digest(self) -> str:
+        """The canonical digest of what the mirror holds."""
+        return await self._database.read(lambda connection: digest(connection, self._catalog))
+
+    async def status(self) -> Status:
+        """What is known, pending and open."""
+        known = await self._database.read(
+            partial(
+                questions.status,
+                catalog=self._catalog,
+                database=self._database.engine.place,
+                log=str(self._config.log_path),
+                log_id=self._log.identity.id,
+                top=await self._log.top(),
+            )
+        )
+        after = await self._machine.loaded_to()
+        pending = [envelope async for _, _, envelope in self._log.envelopes(after)]
+        return msgspec.structs.replace(
+            known, pending_pages=len(pending), pending_records=sum(envelope.records for envelope in pending)
+        )
+
+    async def missing(self) -> list[MissingParent]:
+        """References whose target is not in the mirror."""
+        return await self._database.read(partial(questions.missing, catalog=self._catalog))
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Pages and records that could not be stored."""
+        return await self._database.read(questions.dead_letters)
+
+    async def runs(self) -> list[Certificate]:
+        """Past certificates, oldest first."""
+        return await self._database.read(questions.certificates)
+
+    async def gaps(self) -> list[Gap]:
+        """Holes in what has been fetched."""
+        found: list[Gap] = []
+        for name, source in self._config.sources.items():
+            found += gaps(await recall(self._log, name), source.source.streams)
+        return found
+
+    async def preview(self, source: str, stream: str) -> Preview:
+        """One page, mapped: its rows by table and the keys that no column takes. Nothing is written."""
+        (configured,) = self._machine.chosen((source,))
+        async with self._machine.client(configured) as client:
+            page = await peek(source, configured.source, client, stream)
+        batch = self._loader.decode([page])
+        tables = []
+        for name in sorted(batch.tables()):
+            names = self._catalog.tables[name].names
+            rows = [dict(zip(names, one, strict=False)) for one in batch.full.get(name, {}).values()]
+            rows += [dict(one.values) for group in batch.partial.get(name, {}).values() for one in group]
+            tables.append(PreviewTable(table=name, rows=tuple(rows)))
+        return Preview(
+            request=f"{page.envelope.request.method} {page.envelope.request.path}",
+            records=batch.records,
+            tables=tuple(tables),
+            unmapped=tuple(path for _, _, path in batch.unmapped),
+            rejected=tuple(one.reason for one in batch.letters),
+        )
+
+    # -- opening and closing -----------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Take the lock, make the temporary tables, and see that log and ledger belong together."""
+        since = self._machine.now()
+        self._database.epoch = await self._database.write(
+            lambda connection: lock.acquire(connection, since=since)
+        )
+
+        def create(connection: sa.Connection) -> None:
+            self._database.keys.create(connection)
+            self._loader.create(connection)
+            # put off by a run that is gone
+            build_indexes(connection)
+
+        await self._database.write(create)
+        await self._machine.attach_log()
+
+    async def warn(self) -> None:
+        """Say that the integrity window is open, if it is."""
+        held = await self._database.read(window)
+        if held is not None:
+            self._machine.observe("window.open", why=held.why)
+
+    async def release(self) -> None:
+        """Let go of the lock."""
+        epoch, self._database.epoch = self._database.epoch, None
+        if epoch is not None:
+            await self._database.write(lambda connection: lock.release(connection, epoch))
+
+    async def _run(
+        self,
+        command: str,
+        sources: Sequence[ConfiguredSource],
+        fetch: Callable[[Fetcher], Any] | None,
+        *,
+        whole: bool = False,
+        load: bool = True,
+    ) -> Certificate:
+        id = f"{self._machine.clock.now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        return await Run(self._machine, id, command).go(sources, fetch, whole=whole, load=load)
+
+
+def _empty(connection: sa.Connection, *, catalog: Catalog, engine: Engine) -> None:
+    """Empty every mirrored table and all of the ledger but its runs: the page log has it all."""
+    open_window(connection, "the database is being rebuilt from the page log")
+    for table in catalog.tables.values():
+        connection.execute(sa.delete(table.sql))
+    for ledger in (PAGES, LOADS, WITHHELD, MISSING, TOMBSTONES, DEAD_LETTERS, KEYS, SETS, TOUCHED):
+        connection.execute(sa.delete(ledger))
+    connection.execute(sa.update(LOGS).values(loaded_to=0))
+    put_off_indexes(connection, catalog, engine)
+
+
+def _reopen_letters(connection: sa.Connection) -> None:
+    """Take the marks off the pages of open dead letters; the next load takes these pages again."""
+    stamps = list(
+        connection.scalars(sa.select(DEAD_LETTERS.c.stamp).where(DEAD_LETTERS.c.state == "open").distinct())
+    )
+    if not stamps:
+        return
+    connection.execute(
+        sa.update(DEAD_LETTERS).where(DEAD_LETTERS.c.stamp.in_(stamps)).values(state="settled")
+    )
+    marked = counted(connection, PAGES.c.state, PAGES.c.stamp.in_(stamps))
+    connection.execute(sa.delete(PAGES).where(PAGES.c.stamp.in_(stamps)))
+    # these pages will be counted by the load that takes them again
+    taken_back = {"pages": -sum(marked.values()), "quarantined": -marked.get("quarantined", 0)}
+    none = dict.fromkeys(("records", "written", "kept", "rejected"), 0)
+    connection.execute(sa.insert(LOADS).values(run="dead-letters retry", **taken_back, **none))
+    connection.execute(sa.update(LOGS).values(loaded_to=min(stamps) - 1))

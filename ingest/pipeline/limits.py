@@ -1,0 +1,15 @@
+"""How much of a run happens at once."""
+
+from __future__ import annotations
+
+#: staged records beyond which loading begins before fetching has ended
+BULK = 50_000
+#: staged records beyond which fetching waits for loading
+BACKLOG = 4 * BULK
+#: records, and bytes of bodies, loaded in one transaction
+BATCH = 50_000
+BATCH_BYTES = 128 * 2**20
+#: pages read from the log at once
+READ = 50
+#: seconds between looks at how much is staged, while fetching
+LOOK = 0.05

@@ -1,0 +1,139 @@
+"""The rooms of one job, wired."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from ingest.catalog import Catalog
+from ingest.clock import Clock
+from ingest.config import Config, ConfiguredSource
+from ingest.database import Database
+from ingest.errors import LogDrift, UsageError
+from ingest.fetch.client import Client
+from ingest.fetch.fetcher import Fetcher
+from ingest.heal import Healer
+from ingest.ledger import LOGS
+from ingest.load.loader import Loader
+from ingest.pipeline import limits
+from ingest.reconcile.reconciler import Reconciler
+from ingest.replay import ReplayTransport
+from ingest.report import Observer
+from ingest.staging import PageLog
+from ingest.types import LogIdentity, Page
+
+
+class Machine:
+    """What a job and its runs work with."""
+
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        database: Database,
+        log: PageLog,
+        *,
+        observe: Observer,
+        clock: Clock,
+    ) -> None:
+        self.config, self.catalog, self.database, self.log = config, catalog, database, log
+        self.observe, self.clock = observe, clock
+        sources = {name: one.source for name, one in config.sources.items()}
+        modules = {name: f"{one.package}.models" for name, one in config.sources.items()}
+        self.healer = Healer(sources, catalog, database.engine, modules=modules)
+        self.loader = Loader(sources, catalog, database.engine, database.keys, modules=modules)
+        self.reconciler = Reconciler(
+            catalog, database.engine, database.keys, fetchable=self.healer.tables, observe=observe
+        )
+
+    def now(self) -> str:
+        """The time as the ledger keeps it."""
+        return self.clock.now().isoformat(timespec="seconds")
+
+    def chosen(self, names: tuple[str, ...]) -> list[ConfiguredSource]:
+        """The named sources, all of them when none is; UsageError for a name that is not configured."""
+        for name in names:
+            if name not in self.config.sources:
+                raise UsageError(
+                    f"there is no source {name!r}",
+                    where=str(self.config.file),
+                    hint=f"known: {', '.join(self.config.sources)}",
+                )
+        return [one for name, one in self.config.sources.items() if not names or name in names]
+
+    def client(self, source: ConfiguredSource) -> Client:
+        """An HTTP client of a source, or of its recorded pages."""
+        if source.replay is None:
+            concurrency = self.config.fetch.concurrency
+            return Client(source, clock=self.clock, observe=self.observe, concurrency=concurrency)
+        ignoring = source.source.auth.query or () if source.source.auth else ()
+        transport = ReplayTransport(source.replay, source.base_url, ignoring=ignoring)
+        open_source = msgspec.structs.replace(source.source, auth=None, check=None, rate=None)
+        return Client(
+            msgspec.structs.replace(source, source=open_source),
+            transport=transport,
+            clock=self.clock,
+            observe=self.observe,
+        )
+
+    def fetcher(self, source: ConfiguredSource, client: Client, run: str, **ways: Any) -> Fetcher:
+        """What asks for a source's pages, in a run."""
+        return Fetcher(
+            source,
+            self.log,
+            client,
+            run=run,
+            clock=self.clock,
+            concurrency=self.config.fetch.concurrency,
+            observe=self.observe,
+            **ways,
+        )
+
+    async def pages(self, after: int = 0) -> AsyncIterator[Page]:
+        """Every staged page above a stamp."""
+        while pages := await self.log.read(after, limit=limits.READ):
+            for page in pages:
+                yield page
+            after = pages[-1].stamp
+
+    async def loaded_to(self) -> int:
+        """The stamp at or below which every page is marked as loaded."""
+        identity = self.log.identity
+
+        def ask(connection: sa.Connection) -> int:
+            return connection.scalar(sa.select(LOGS.c.loaded_to).where(LOGS.c.log == identity.id)) or 0
+
+        return await self.database.read(ask)
+
+    async def attach_log(self) -> None:
+        """Note the log in the ledger; a log that is behind it, or new to it, begins a generation above."""
+        identity, top = self.log.identity, await self.log.top()
+        highest, known = await self.database.read(partial(_known_logs, identity=identity))
+        if (known and top < highest) or (not known and highest > 0 and top <= highest):
+            if not known and top:
+                raise LogDrift(
+                    "this database was filled from another page log",
+                    where=str(self.config.log_path),
+                    hint="put that log back, or mirror into a new database",
+                )
+            identity = await self.log.new_generation(highest)
+            self.observe("log.generation", generation=identity.generation, above=highest)
+        if not known:
+            await self.database.write(
+                lambda connection: connection.execute(
+                    sa.insert(LOGS).values(
+                        log=identity.id, generation=identity.generation, top_stamp=0, loaded_to=0
+                    )
+                )
+            )
+
+
+def _known_logs(connection: sa.Connection, *, identity: LogIdentity) -> tuple[int, bool]:
+    """The highest stamp that was ever loaded, and whether it was of this log that pages were."""
+    rows = connection.execute(sa.select(LOGS)).all()
+    highest = max((row.top_stamp for row in rows), default=0)
+    return highest, any(row.log == identity.id for row in rows)

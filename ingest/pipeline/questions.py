@@ -1,0 +1,100 @@
+"""What the ledger and the tables can be asked, each in one transaction of its own."""
+
+from __future__ import annotations
+
+import msgspec
+import sqlalchemy as sa
+
+from ingest.catalog import Catalog
+from ingest.ledger import DEAD_LETTERS, KEYS, LOCK, MISSING, PAGES, RUNS, WITHHELD
+from ingest.report import Certificate, DeadLetter, MissingParent, Status
+from ingest.window import read_window
+from ingest.withheld import FOR
+
+
+def status(
+    connection: sa.Connection, catalog: Catalog, *, database: str, log: str, log_id: str, top: int
+) -> Status:
+    """What is known and open; of what is pending, the page log knows."""
+    held = connection.execute(sa.select(LOCK)).first()
+    window = read_window(held.window) if held else None
+    return Status(
+        database=database,
+        log=log,
+        log_id=log_id,
+        top_stamp=top,
+        loaded_pages=count(connection, PAGES, PAGES.c.log == log_id),
+        holder=held.holder if held else None,
+        since=held.since if held else None,
+        window=window.why if window else None,
+        last=certificates(connection)[-1:],
+        rows=count_rows(connection, catalog),
+        dead_letters=count(connection, DEAD_LETTERS, DEAD_LETTERS.c.state == "open"),
+        unmapped=unmapped(connection),
+    )
+
+
+def certificates(connection: sa.Connection) -> list[Certificate]:
+    """Past certificates, oldest first."""
+    rows = connection.scalars(sa.select(RUNS.c.certificate).order_by(RUNS.c.started, RUNS.c.id))
+    return [msgspec.json.decode(row, type=Certificate) for row in rows if row is not None]
+
+
+def dead_letters(connection: sa.Connection) -> list[DeadLetter]:
+    """Pages and records that could not be stored, in the order they were found."""
+    rows = connection.execute(sa.select(DEAD_LETTERS).order_by(DEAD_LETTERS.c.id)).mappings()
+    return [
+        DeadLetter(
+            id=row["id"],
+            stamp=row["stamp"],
+            ordinal=row["ordinal"],
+            table=row["table"],
+            key=row["key"],
+            reason=row["reason"],
+            state=row["state"],
+            raw=row["raw"].decode("utf-8", "backslashreplace"),
+        )
+        for row in rows
+    ]
+
+
+def missing(connection: sa.Connection, catalog: Catalog) -> list[MissingParent]:
+    """References whose target is not in the mirror."""
+    found = []
+    for row in connection.execute(sa.select(MISSING).order_by(MISSING.c.table, MISSING.c.key)).mappings():
+        held = sa.and_(WITHHELD.c.target_table == row["table"], WITHHELD.c.target_key == row["key"])
+        by = connection.execute(sa.select(WITHHELD.c.table, WITHHELD.c.column).where(held).limit(1)).first()
+        found.append(
+            MissingParent(
+                table=row["table"],
+                key=row["key"],
+                state=row["state"],
+                attempts=row["attempts"],
+                references=count(connection, WITHHELD, held),
+                by=_referring(catalog, by.table, by.column) if by else "",
+            )
+        )
+    return found
+
+
+def count(connection: sa.Connection, table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
+    """How many rows there are."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(table).where(*where)) or 0
+
+
+def count_rows(connection: sa.Connection, catalog: Catalog) -> dict[str, int]:
+    """The rows of every mirrored table."""
+    return {name: count(connection, table.sql) for name, table in sorted(catalog.tables.items())}
+
+
+def unmapped(connection: sa.Connection) -> list[str]:
+    """Upstream keys that no column takes."""
+    rows = connection.execute(sa.select(KEYS).order_by(KEYS.c.source, KEYS.c.stream, KEYS.c.path))
+    return [f"{row.source}.{row.stream}: {row.path}" for row in rows]
+
+
+def _referring(catalog: Catalog, table: str, column: str) -> str:
+    """The columns that a withheld entry is about, by their names."""
+    name = column.removeprefix(FOR)
+    reference = next((one for one in catalog.references_of(table) if one.name == name), None)
+    return str(reference) if reference is not None else f"{table}.{column}"

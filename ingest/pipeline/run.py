@@ -1,0 +1,260 @@
+"""One run, from its first event to its certificate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+
+from ingest.config import ConfiguredSource
+from ingest.fetch.auth import prove
+from ingest.fetch.fetcher import Fetcher, Wanted
+from ingest.heal import Ask
+from ingest.ledger import LOGS, RUNS
+from ingest.pipeline import limits
+from ingest.pipeline.certify import Facts, certify, finished
+from ingest.pipeline.feed import Feed, Load
+from ingest.pipeline.machine import Machine
+from ingest.pipeline.questions import count
+from ingest.report import Certificate, FetchReport
+from ingest.types import Envelope, LoadCounts
+from ingest.window import build_indexes, close_window, open_window, put_off_indexes, window
+
+
+class _Attempt(NamedTuple):
+    """What one try at the whole came to."""
+
+    #: what it wrote stays
+    kept: bool
+    #: missing parents to ask for before the next try
+    asks: list[Ask]
+    #: None while there is something to ask for
+    certificate: Certificate | None
+    counts: LoadCounts
+    written: Counter[str]
+
+
+class Run:
+    """One run of a job's machine."""
+
+    def __init__(self, machine: Machine, id: str, command: str) -> None:
+        self.id, self._command, self._started = id, command, machine.now()
+        self._machine = machine
+        self._database, self._log, self._observe = machine.database, machine.log, machine.observe
+        self._fetchers: dict[str, Fetcher] = {}
+        self._fetch = FetchReport()
+        self._counts = LoadCounts()
+        self._written: Counter[str] = Counter()
+        self._asked: set[tuple[str, str]] = set()
+        self._requests = 0
+        self._windowed = False
+        #: records that are staged and not loaded
+        self._pending = 0
+        self._changed = asyncio.Condition()
+
+    async def go(
+        self,
+        sources: Sequence[ConfiguredSource],
+        fetch: Callable[[Fetcher], Any] | None,
+        *,
+        whole: bool,
+        load: bool,
+    ) -> Certificate:
+        """Fetch from the sources, load what is staged, settle and certify."""
+        self._observe("run.started", run=self.id, command=self._command)
+        await self._database.write(self._begin)
+        after = await self._machine.loaded_to()
+        self._pending = sum([envelope.records async for _, _, envelope in self._log.envelopes(after)])
+        self._feed = Feed(self._log, self._machine.loader, after)
+        async with AsyncExitStack() as stack:
+            for source in sources:
+                client = await stack.enter_async_context(self._machine.client(source))
+                self._fetchers[source.name] = self._machine.fetcher(
+                    source, client, self.id, gate=self._gate, on_page=self._page_staged
+                )
+                if fetch is not None:
+                    await prove(client)
+            if fetch is not None:
+                await self._fetch_and_load(fetch)
+            certificate = await self._settle(whole=whole or await self._covers_all(), load=load)
+            gaps = [gap for fetcher in self._fetchers.values() for gap in fetcher.gaps()] if fetch else []
+        final = finished(certificate, self._fetch, gaps=len(gaps))
+        await self._database.write(partial(self._end, final=final))
+        self._observe("run.finished", exit=final.exit)
+        return final
+
+    def _begin(self, connection: sa.Connection) -> None:
+        """Write the run down; an open window is said before anything else."""
+        held = window(connection)
+        self._windowed = held is not None
+        if held is not None:
+            self._observe("window.open", why=held.why)
+        connection.execute(
+            sa.insert(RUNS).values(
+                id=self.id, command=self._command, epoch=self._database.epoch or 0, started=self._started
+            )
+        )
+
+    def _end(self, connection: sa.Connection, *, final: Certificate) -> None:
+        text = msgspec.json.encode(final).decode()
+        connection.execute(
+            sa.update(RUNS)
+            .where(RUNS.c.id == self.id)
+            .values(ended=final.ended, exit=final.exit, certificate=text)
+        )
+
+    async def _covers_all(self) -> bool:
+        """The first certificate covers everything, and so does the one that closes a window."""
+        certified = RUNS.c.exit.in_(_CERTIFIED)
+        return self._windowed or not await self._database.read(lambda c: count(c, RUNS, certified))
+
+    # -- fetching, and loading beside it -----------------------------------------------------------
+
+    def _page_staged(self, _stamp: int, envelope: Envelope) -> None:
+        self._pending += envelope.records
+
+    async def _gate(self) -> None:
+        """Fetching waits while too much is unloaded."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._pending < limits.BACKLOG)
+
+    async def _fetch_and_load(self, fetch: Callable[[Fetcher], Any]) -> None:
+        tasks = [asyncio.ensure_future(fetch(fetcher)) for fetcher in self._fetchers.values()]
+        done = asyncio.gather(*tasks)
+        try:
+            while not done.done():
+                news = await self._feed.read_on()
+                if self._feed.full or (self._pending >= limits.BULK and not news):
+                    await self._load_in_window()
+                elif not news:
+                    await asyncio.wait([done], timeout=limits.LOOK)
+            for report in await done:
+                self._fetch += report
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _load_in_window(self) -> None:
+        """Write what was decoded in a transaction of its own; what comes next is decoded beside it."""
+        await self._open_window()
+        load = self._feed.take()
+        self._observe("load.started", pages=len(load.pages))
+        writing = asyncio.ensure_future(self._database.write(partial(self._load, load=load)))
+        try:
+            while not writing.done():
+                if not await self._feed.read_on():
+                    await asyncio.wait([writing], timeout=limits.LOOK)
+        finally:
+            counts, written = await writing
+        await self._loaded(load, counts, written)
+
+    async def _open_window(self) -> None:
+        if not self._windowed:
+            self._windowed = True
+            why = f"run {self.id} is loading more than one transaction holds"
+            await self._database.write(partial(self._begin_window, why=why))
+            self._observe("window.opened", why=why)
+
+    def _begin_window(self, connection: sa.Connection, *, why: str) -> None:
+        open_window(connection, why)
+        put_off_indexes(connection, self._machine.catalog, self._database.engine)
+
+    def _load(self, connection: sa.Connection, *, load: Load) -> tuple[LoadCounts, Counter[str]]:
+        log, written = self._log.identity.id, Counter[str]()
+        if not load.pages:
+            return LoadCounts(), written
+        counts = self._machine.loader.load(
+            connection, load.pages, load.batch, log=log, run=self.id, in_order=True, written=written
+        )
+        top = load.pages[-1].stamp
+        connection.execute(sa.update(LOGS).where(LOGS.c.log == log).values(loaded_to=top, top_stamp=top))
+        return counts, written
+
+    async def _loaded(self, load: Load, counts: LoadCounts, written: Counter[str]) -> None:
+        self._counts += counts
+        self._written += written
+        async with self._changed:
+            self._pending = max(0, self._pending - load.records)
+            self._changed.notify_all()
+        self._observe("load.finished", **msgspec.structs.asdict(counts))
+
+    # -- settling ----------------------------------------------------------------------------------
+
+    async def _settle(self, *, whole: bool, load: bool) -> Certificate:
+        """Load what is left, reconcile and prove; in between, ask for missing parents until none is left."""
+        while True:
+            last = await self._last_load() if load else Load(0)
+            tried = await self._database.attempt(partial(self._attempt, load=last, whole=whole))
+            if tried.kept:
+                await self._loaded(last, tried.counts, tried.written)
+            elif load:
+                self._feed.go_back(last)
+            if tried.certificate is not None:
+                return tried.certificate
+            await self._heal(tried.asks)
+
+    async def _last_load(self) -> Load:
+        """What one last transaction takes. The rest, if there is more, is loaded before, in a window."""
+        await self._feed.read_on()
+        while self._feed.full and not await self._feed.at_end():
+            await self._load_in_window()
+            await self._feed.read_on()
+        return self._feed.take()
+
+    def _attempt(self, connection: sa.Connection, *, load: Load, whole: bool) -> tuple[bool, _Attempt]:
+        """One try at the whole: kept when nothing is left to ask for and it is proven, or in a window."""
+        counts, written = self._load(connection, load=load)
+        build_indexes(connection)
+        self._machine.reconciler.settle(connection)
+        asks = self._asks(connection)
+        if asks:
+            return self._windowed, _Attempt(self._windowed, asks, None, counts, written)
+        proven = self._machine.reconciler.prove(connection, whole=whole)
+        certificate = certify(connection, self._facts(counts, written, whole=whole), proven)
+        if proven.holds:
+            self._machine.reconciler.clear(connection)
+            close_window(connection)
+        kept = proven.holds or self._windowed
+        return kept, _Attempt(kept, [], certificate, counts, written)
+
+    def _facts(self, counts: LoadCounts, written: Counter[str], *, whole: bool) -> Facts:
+        return Facts(
+            run=self.id,
+            command=self._command,
+            started=self._started,
+            ended=self._machine.now(),
+            catalog=self._machine.catalog,
+            asked=frozenset(self._asked),
+            load=self._counts + counts,
+            written=self._written + written,
+            whole=whole,
+        )
+
+    def _asks(self, connection: sa.Connection) -> list[Ask]:
+        left = self._machine.config.heal.max_requests - self._requests
+        if not self._fetchers or left <= 0:
+            return []
+        asks = self._machine.healer.asks(connection, self._asked, limit=left)
+        return [ask for ask in asks if ask.source in self._fetchers]
+
+    async def _heal(self, asks: list[Ask]) -> None:
+        """Ask for missing parents by id; what comes, and that nothing came, is staged."""
+        self._observe("heal.asked", wanted=len(asks))
+        for name, fetcher in self._fetchers.items():
+            wanted = [Wanted(ask.stream, ask.key, ask.referrer) for ask in asks if ask.source == name]
+            if wanted:
+                report = await fetcher.by_id(wanted)
+                self._requests += report.requests
+                self._fetch += report
+        self._asked |= {ask.where for ask in asks}
+
+
+#: exit statuses of runs that gave a certificate
+_CERTIFIED = (0, 3)
