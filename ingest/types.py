@@ -25,6 +25,8 @@ HIGHEST_VERSION = 2**62
 GENERATION = 2**40
 #: positions within one page; a page's label is multiplied by it
 LABEL = 2**20
+#: allocations, and collections of the younger generation, before one is collected in a run
+_SELDOM = (70_000, 20, 50)
 
 
 class Rank(NamedTuple):
@@ -164,6 +166,19 @@ def uncollected() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+@contextmanager
+def collected_seldom() -> Iterator[None]:
+    """The garbage collector looks through what is held a hundred times less often: a run holds much, and
+    makes little garbage that is in need of it.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*_SELDOM)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def read_json(data: bytes) -> Any:

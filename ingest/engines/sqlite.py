@@ -167,9 +167,9 @@ class SqliteEngine:
         written, rest = 0, list(rows)
         for many in (_PARAMETERS // len(columns), _ROWS):
             whole = len(rest) // many * many
-            statement = self._insert(table, columns, many, new_only=new_only) if whole else ""
-            for at in range(0, whole, many):
-                values = tuple(chain.from_iterable(rest[at : at + many]))
+            values = [tuple(chain.from_iterable(rest[at : at + many])) for at in range(0, whole, many)]
+            if values:
+                statement = self._insert(table, columns, many, new_only=new_only)
                 written += connection.exec_driver_sql(statement, values).rowcount
             rest = rest[whole:]
         if rest:

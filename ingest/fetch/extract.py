@@ -21,7 +21,7 @@ _PARTITION = "$partition."
 _ABSENT = object()
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True, gc=False):
     """A record in a page, and the keys that its path's stars passed."""
 
     value: Any

@@ -51,10 +51,22 @@ def compile_stored(column: Column, engine: Engine) -> Convert:
         return convert
     if isinstance(column.type, sa.JSON):
         return _without_nul(column.name, bind)
-    finish = compile_finish(column, engine)
+    if engine.time_text is not None and isinstance(_plain(column.type), sa.DateTime):
+        return _time_by_text(convert, bind, engine.time_text)
 
     def stored(value: Any) -> Any:
-        return finish(value, convert(value))
+        return bind(convert(value))
+
+    return stored
+
+
+def _time_by_text(convert: Convert, bind: Convert, time_text: Convert) -> Convert:
+    """A time's stored form, by way of its text where there is one."""
+
+    def stored(value: Any) -> Any:
+        python = convert(value)
+        text = time_text(value) if type(value) is str else None
+        return bind(python) if text is None else text
 
     return stored
 

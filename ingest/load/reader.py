@@ -228,6 +228,9 @@ class _Code:
         if column.nullable:
             self._bound[f"n{place}"] = shape.nulls[place]
             cases.append(f"{v} is None: {v} = n{place}")
+        else:
+            self._bound[f"n{place}"] = partial(shape.convert, place)
+            cases.append(f"{v} is None: n{place}(None)")
         self._bound[f"c{place}"] = shape.converts[place] if column.nullable else partial(shape.convert, place)
         if not is_version:
             return cases, f"{v} = c{place}({v})"

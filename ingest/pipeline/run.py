@@ -23,7 +23,7 @@ from ingest.pipeline.feed import Feed, Load
 from ingest.pipeline.machine import Machine
 from ingest.pipeline.questions import count
 from ingest.report import Certificate, FetchReport
-from ingest.types import Envelope, LoadCounts
+from ingest.types import Envelope, LoadCounts, collected_seldom
 from ingest.window import build_indexes, close_window, open_window, put_off_indexes, window
 
 
@@ -73,6 +73,7 @@ class Run:
         self._pending = sum([envelope.records async for _, _, envelope in self._log.envelopes(after)])
         self._feed = Feed(self._log, self._machine.loader, after)
         async with AsyncExitStack() as stack:
+            stack.enter_context(collected_seldom())
             for source in sources:
                 client = await stack.enter_async_context(self._machine.client(source))
                 self._fetchers[source.name] = self._machine.fetcher(
