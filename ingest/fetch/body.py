@@ -67,7 +67,7 @@ async def read_body(response: httpx.Response, limit: int, wire: Wire) -> Body:
     received = 0
     # what does not compress grows a little when it is compressed
     allowed = limit + (limit // 8 + 1024 if layers else 0)
-    raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw(CHUNK))
+    raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
     async with aclosing(raw):
         async for chunk in raw:
             received += len(chunk)

@@ -252,7 +252,7 @@ async def _ask_by_id(stager: Stager, batch: Batch) -> list[Batch]:
             request=request,
             status=answer.status,
             records=len(found_at(by_id.records or "$", answer.json)) if answer.status < 400 else 0,
-            digest=digest(answer.body),
+            digest=await digest(answer.body),
         ),
         answer.body,
         after=after,

@@ -37,7 +37,7 @@ async def peek(name: str, source: Source, client: Client, stream: str) -> Page:
             partition=partition,
             walk=_WALK,
             request=route.request(partition, _WALK, None),
-            digest=digest(answer.body),
+            digest=await digest(answer.body),
         ),
     )
 

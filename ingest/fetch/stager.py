@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Container
 from datetime import datetime
@@ -11,6 +12,9 @@ from ingest.fetch.answer import Answer
 from ingest.report import Observer
 from ingest.staging.protocol import PageLog
 from ingest.types import Envelope, Request
+
+#: bytes of a body that take longer to hash than a thread to be asked
+_LONG = 100_000
 
 Gate = Callable[[], Awaitable[None]]
 OnPage = Callable[[int, Envelope], None]
@@ -97,6 +101,7 @@ class Stager:
         self._observe(event, source=self.source, **fields)
 
 
-def digest(body: bytes) -> str:
-    """The body's SHA-256, hexadecimal."""
-    return hashlib.sha256(body).hexdigest()
+async def digest(body: bytes) -> str:
+    """The body's SHA-256, hexadecimal; a long one's is computed beside whatever else is to be done."""
+    hashed = hashlib.sha256(body) if len(body) < _LONG else await asyncio.to_thread(hashlib.sha256, body)
+    return hashed.hexdigest()

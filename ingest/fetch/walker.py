@@ -176,7 +176,7 @@ class Walker:
             covered=turn.covered,
             children=turn.children,
             records=turn.records,
-            digest=digest(asked.answer.body),
+            digest=await digest(asked.answer.body),
         )
         total = total_pages(route.stream, asked.answer) if asked.answer.status < 400 else None
         stamp = await self._stager.stage(envelope, asked.answer.body, after=after, total_pages=total)

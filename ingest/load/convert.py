@@ -25,8 +25,6 @@ from ingest.errors import ModelError, SetAside
 from ingest.mirror import UtcDateTime
 
 Convert: TypeAlias = Callable[[Any], Any]
-#: from a JSON value, and what python makes of it
-Finish: TypeAlias = Callable[[Any, Any], Any]
 
 #: a number of seconds since 1970 above this is milliseconds, and above its thousandfold microseconds
 _MILLISECONDS_FROM = 100_000_000_000
@@ -51,7 +49,7 @@ def compile_stored(column: Column, engine: Engine) -> Convert:
         return convert
     if isinstance(column.type, sa.JSON):
         return _without_nul(column.name, bind)
-    if engine.time_text is not None and isinstance(_plain(column.type), sa.DateTime):
+    if engine.time_text is not None and is_time(column):
         return _time_by_text(convert, bind, engine.time_text)
 
     def stored(value: Any) -> Any:
@@ -71,22 +69,9 @@ def _time_by_text(convert: Convert, bind: Convert, time_text: Convert) -> Conver
     return stored
 
 
-def compile_finish(column: Column, engine: Engine) -> Finish:
-    """A function from a JSON value and the column's python value of it to the value the driver is given."""
-    bind = engine.bind(column.type) or _as_it_is
-    if engine.time_text is None or not isinstance(_plain(column.type), sa.DateTime):
-        return lambda _value, python: bind(python)
-    time_text = engine.time_text
-
-    def finish(value: Any, python: Any) -> Any:
-        text = time_text(value) if type(value) is str else None
-        return bind(python) if text is None else text
-
-    return finish
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+def is_time(column: Column) -> bool:
+    """True for a column of moments."""
+    return isinstance(_plain(column.type), sa.DateTime)
 
 
 def _plain(type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:

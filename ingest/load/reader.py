@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from itertools import chain
 from types import GenericAlias
@@ -26,7 +27,7 @@ import sqlalchemy as sa
 from ingest.catalog import version_number
 from ingest.errors import SetAside
 from ingest.load.batch import ABSENT, FullRow
-from ingest.load.convert import compile_python, integer_bounds, text_limit
+from ingest.load.convert import compile_python, integer_bounds, is_time, text_limit
 from ingest.load.shape import Shape
 from ingest.types import LOWEST_VERSION
 
@@ -58,7 +59,7 @@ class Reader:
             for _ in range(self._depth):
                 found = found.inner
             return self._make(found, stamp, constants)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, SetAside):
+        except (msgspec.DecodeError, ValueError, RecursionError, SetAside):
             return None
 
 
@@ -132,7 +133,7 @@ class _Fields:
         column, sample = self._shape.table.columns[place], self._sample.get(self.keys[place])
         if type(sample) is bool and type(column.type) is sa.Boolean:
             return bool
-        if self._shape.binds[place] is not None:
+        if self._shape.binds[place] is not None or self.is_text_time(place):
             return None
         bounds, limit = integer_bounds(column), text_limit(column)
         if bounds is not None and type(sample) is int:
@@ -141,8 +142,13 @@ class _Fields:
             return Annotated[str, msgspec.Meta(max_length=limit)]
         return None
 
+    def is_text_time(self, place: int) -> bool:
+        """True for a time that comes as text, where the database keeps it as text too."""
+        text = type(self._sample.get(self.keys[place])) is str
+        return text and self._shape.time_text is not None and is_time(self._shape.table.columns[place])
+
     def _type(self, place: int) -> Any:
-        native = self.native(place)
+        native = str if self.is_text_time(place) else self.native(place)
         if native is None:
             return Any
         return native | None if self._shape.table.columns[place].nullable else native
@@ -231,8 +237,21 @@ class _Code:
         else:
             self._bound[f"n{place}"] = partial(shape.convert, place)
             cases.append(f"{v} is None: n{place}(None)")
-        self._bound[f"c{place}"] = shape.converts[place] if column.nullable else partial(shape.convert, place)
+        self._bound |= {
+            f"c{place}": shape.converts[place],
+            f"p{place}": compile_python(column),
+            f"b{place}": shape.binds[place] or _as_it_is,
+        }
+        d = "d" if is_version else "e"
+        if self._fields.is_text_time(place):
+            # the text is believed only when it was read as a time; what cannot be goes the long way
+            self._bound |= {"parse": datetime.fromisoformat, "text": shape.time_text}
+            read = f"t = text({v}); {d} = p{place}({v}) if t is None else parse({v})"
+            return cases, f"{read}; {v} = b{place}({d}) if t is None else t"
         if not is_version:
             return cases, f"{v} = c{place}({v})"
-        self._bound |= {f"p{place}": compile_python(column), f"b{place}": shape.finishes[place]}
-        return cases, f"d = p{place}({v}); {v} = b{place}({v}, d)"
+        return cases, f"d = p{place}({v}); {v} = b{place}(d)"
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

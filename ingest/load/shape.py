@@ -15,7 +15,6 @@ from ingest.errors import SetAside
 from ingest.load.batch import ABSENT
 from ingest.load.convert import (
     Convert,
-    compile_finish,
     compile_python,
     compile_stored,
     refuse_null,
@@ -54,7 +53,7 @@ class Shape:
         self.converts: tuple[Convert, ...] = tuple(compile_stored(column, engine) for column in table.columns)
         #: what the ORM does to a column's value, and what it stores for None
         self.binds = tuple(engine.bind(column.type) for column in table.columns)
-        self.finishes = tuple(compile_finish(column, engine) for column in table.columns)
+        self.time_text = engine.time_text
         self.nulls = tuple(stored_null(column, engine) for column in table.columns)
         self.key_places = tuple(self.place[name] for name in table.key)
         self.fill = stored_defaults(table, engine.dialect)

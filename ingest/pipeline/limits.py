@@ -11,5 +11,3 @@ BATCH = 50_000
 BATCH_BYTES = 128 * 2**20
 #: pages read from the log at once
 READ = 50
-#: seconds between looks at how much is staged, while fetching
-LOOK = 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import FIRST_COMPLETED
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -57,6 +58,7 @@ class Run:
         #: records that are staged and not loaded
         self._pending = 0
         self._changed = asyncio.Condition()
+        self._staged = asyncio.Event()
 
     async def go(
         self,
@@ -119,6 +121,7 @@ class Run:
 
     def _page_staged(self, _stamp: int, envelope: Envelope) -> None:
         self._pending += envelope.records
+        self._staged.set()
 
     async def _gate(self) -> None:
         """Fetching waits while too much is unloaded."""
@@ -130,11 +133,12 @@ class Run:
         done = asyncio.gather(*tasks)
         try:
             while not done.done():
+                self._staged.clear()
                 news = await self._feed.read_on()
                 if self._feed.full or (self._pending >= limits.BULK and not news):
                     await self._load_in_window()
                 elif not news:
-                    await asyncio.wait([done], timeout=limits.LOOK)
+                    await self._until_staged(done)
             for report in await done:
                 self._fetch += report
         finally:
@@ -150,11 +154,18 @@ class Run:
         writing = asyncio.ensure_future(self._database.write(partial(self._load, load=load)))
         try:
             while not writing.done():
+                self._staged.clear()
                 if not await self._feed.read_on():
-                    await asyncio.wait([writing], timeout=limits.LOOK)
+                    await self._until_staged(writing)
         finally:
             counts, written = await writing
         await self._loaded(load, counts, written)
+
+    async def _until_staged(self, ended: asyncio.Future[Any]) -> None:
+        """Wait for another page, unless there is no place for it, or for the end of something."""
+        page = asyncio.ensure_future(self._staged.wait())
+        await asyncio.wait([ended] if self._feed.full else [ended, page], return_when=FIRST_COMPLETED)
+        page.cancel()
 
     async def _open_window(self) -> None:
         if not self._windowed:
