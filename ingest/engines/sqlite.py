@@ -33,8 +33,8 @@ _SECONDARY_INDEXES = """
     SELECT made.name, made.sql FROM pragma_index_list(?) AS one JOIN sqlite_master AS made USING (name)
     WHERE one.origin = 'c' AND NOT one."unique" ORDER BY made.name
 """
-#: lengths of ISO texts in UTC, to the millisecond and to the microsecond
-_MILLISECONDS, _MICROSECONDS = 24, 27
+#: lengths of ISO texts in UTC, to the millisecond and to the microsecond, and what makes them six digits
+_FRACTIONS = {24: "000", 27: ""}
 
 
 class SqliteEngine:
@@ -216,9 +216,9 @@ def _stored_time_text(text: str) -> str | None:
     if text[4:20:3] != "--T::." or text[-1] != "Z" or text[11:13] == "24":
         return None
     size = len(text)
-    if size == _MILLISECONDS:
-        return f"{text[:10]} {text[11:23]}000"
-    return f"{text[:10]} {text[11:26]}" if size == _MICROSECONDS else None
+    if size not in _FRACTIONS:
+        return None
+    return text.replace("T", " ").replace("Z", _FRACTIONS[size])
 
 
 def _affinity(type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:

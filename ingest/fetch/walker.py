@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import asyncio
+from collections.abc import AsyncIterator, Callable, Container, Coroutine
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from itertools import count
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import httpx
 import msgspec
@@ -31,6 +33,9 @@ _EXPIRED: Final = (*_NO_CURSOR, 403)
 #: done: the walk is at its end, or its partition closed. left: the next run goes on with it. expired: its
 #: cursor is no good any more, and another walk has to be begun
 Outcome: TypeAlias = Literal["done", "left", "expired"]
+
+
+T = TypeVar("T")
 
 
 class _Turn(NamedTuple):
@@ -61,22 +66,25 @@ class Walker:
         """Take a step as far as it goes; GiveUp leaves it where it is."""
         ring = {step.cursor, step.anchor}
         limit = route.stream.paginate.max_pages if route.stream.paginate else 1
+        request = route.request(part.partition, step.walk, step.cursor)
+        asked = await self._ask(route, part, step, request)
         for taken in count(1):
-            request = route.request(part.partition, step.walk, step.cursor)
-            asked = await self._ask(route, part, step, request)
             if asked.answer.status >= 400:
                 return await self._refused(route, part, step, request, asked)
             turn = self._read(route, part, step, request, asked.answer)
             if not turn.over and turn.next in ring:
                 raise BadAnswer("the server gave a cursor a second time", hint="the walk would never end")
             ring.add(turn.next)
-            await self._stage(route, part, step, request, asked, turn)
-            if turn.over:
-                break
-            if turn.leaves or taken >= limit:
-                return "left"
-            step = _next(route, step, asked.answer, turn)
-        return "done"
+            if turn.over or turn.leaves or taken >= limit:
+                await self._stage(route, part, step, request, asked, turn)
+                return "done" if turn.over else "left"
+            following = _next(route, step, asked.answer, turn)
+            its_request = route.request(part.partition, step.walk, following.cursor)
+            # the server works on the next page while this one is made durable
+            async with beside(self._ask(route, part, following, its_request)) as asking:
+                await self._stage(route, part, step, request, asked, turn)
+                asked, step, request = await asking, following, its_request
+        raise AssertionError("a walk ends by itself")
 
     async def _ask(self, route: Route, part: Part, step: Step, request: Request) -> Asked:
         accept: Container[int] = _EXPIRED if step.resumed else _NO_CURSOR
@@ -183,6 +191,17 @@ class Walker:
         self._known.fold(stamp, after, envelope)
         for child in turn.children:
             self._reveal(child)
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Work that goes on while the block does something else, and not beyond it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _next(route: Route, step: Step, answer: Answer, turn: _Turn) -> Step:

@@ -189,17 +189,19 @@ class References:
         other = parent.sql.alias()
         stated = [child.sql.c[name] for name in reference.columns]
         key = [child.sql.c[name] for name in child.key]
-        there = sa.exists().where(
-            *(other.c[theirs] == ours for ours, theirs in zip(stated, reference.target_columns, strict=True))
-        )
+        told = [column.is_not(None) for column in stated]
+        if frontier.keys(child.name) is None:
+            # every target is looked up once, however many rows state it
+            targets = sa.select(*stated).where(*told).distinct().subquery()
+            absent = is_in(stated, sa.select(targets).where(sa.not_(_is_there(reference, other, targets.c))))
+        else:
+            absent = sa.not_(_is_there(reference, other, stated))
         in_key_order = [stated[reference.target_columns.index(name)] for name in parent.key]
         looked_at = sa.or_(
             frontier.within(self._keys, child.name, list(key)),
             frontier.within(self._keys, parent.name, list(in_key_order)),
         )
-        rows = sa.select(*map(raw, key), *map(raw, in_key_order)).where(
-            *(column.is_not(None) for column in stated), looked_at, sa.not_(there)
-        )
+        rows = sa.select(*map(raw, key), *map(raw, in_key_order)).where(*told, looked_at, absent)
         for row in connection.execute(rows):
             yield Dangling(reference, tuple(row[: len(key)]), tuple(row[len(key) :]))
 
@@ -359,6 +361,14 @@ class References:
                 for row in connection.execute(watched):
                     if None not in row:
                         changed.add(target, [tuple(row)])
+
+
+def _is_there(
+    reference: Reference, parent: sa.FromClause, stated: Iterable[sa.ColumnElement[Any]]
+) -> sa.ColumnElement[bool]:
+    """True where the parent has a row that `stated`, in the order of the reference's columns, names."""
+    pairs = zip(stated, reference.target_columns, strict=True)
+    return sa.exists().where(*(parent.c[theirs] == ours for ours, theirs in pairs))
 
 
 def _stated_targets(child: Table, reference: Reference, parent: Table) -> sa.Select[Any]:
