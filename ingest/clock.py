@@ -29,3 +29,8 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+async def others() -> None:
+    """Let everything else that is ready have its turn."""
+    await asyncio.sleep(0)

@@ -202,6 +202,8 @@ async def beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]
     finally:
         task.cancel()
         await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # who waited for it has heard of it, and who did not has another to tell of
 
 
 def _next(route: Route, step: Step, answer: Answer, turn: _Turn) -> Step:

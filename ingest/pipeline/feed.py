@@ -7,9 +7,9 @@ While the database is busy with one load, the next is read and decoded beside it
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 
+from ingest.clock import others
 from ingest.load.batch import Batch
 from ingest.load.loader import Loader
 from ingest.pipeline import limits
@@ -54,7 +54,7 @@ class Feed:
             for page in pages:
                 self._add(page)
                 # fetching, and what the database answers, need not wait for all of them
-                await asyncio.sleep(0)
+                await others()
                 if self.full:
                     break
         return self._after > began

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import ingest.engines
 from ingest.engines import Engine, engine_for
+from ingest.engines.base import SecondaryIndex
 from ingest.errors import ConfigError, Stop
 from ingest.keys import RAW, dump_key, load_key, raw
 from ingest.mirror import UtcDateTime
@@ -87,12 +88,19 @@ async def run(connection: AsyncConnection, *statements: Any) -> list[Any]:
     rows: list[Any] = []
     async with connection.begin():
         for statement in statements:
-            if isinstance(statement, tuple):
-                await connection.exec_driver_sql(statement[0], statement[1])
+            if callable(statement):
+                await connection.run_sync(statement)
             else:
                 result = await connection.execute(statement)
                 rows = [tuple(row) for row in result] if result.returns_rows else []
     return rows
+
+
+def inserted(
+    engine: Engine, table: sa.Table, columns: Sequence[str], *rows: tuple[Any, ...], new_only: bool = False
+) -> Callable[[sa.Connection], int]:
+    """The rows, inserted by the engine."""
+    return lambda connection: engine.insert(connection, table, columns, rows, new_only=new_only)
 
 
 def source(*rows: tuple[Any, ...]) -> sa.Select[Any]:
@@ -227,7 +235,7 @@ async def test_a_bound_value_is_stored_as_the_orm_stores_it(
     by_hand = await run(
         connection,
         sa.delete(table),
-        (engine.insert_many(table, ["v"]), [(given,)]),
+        inserted(engine, table, ["v"], (given,)),
         sa.select(raw(table.c.v)),
     )
     assert by_hand == by_orm
@@ -262,7 +270,7 @@ async def test_a_part_of_a_key_is_the_stored_value_with_its_type(
     assert await run(connection, sa.select(*parts)) == [key]
 
 
-# -- insert_new, insert_new_many -----------------------------------------------------------------------
+# -- insert_new ------------------------------------------------------------------------------------------
 
 
 async def test_insert_new_passes_over_keys_that_are_there(
@@ -288,24 +296,43 @@ async def test_insert_new_takes_a_query_with_a_condition_a_join_or_none(
     assert len(await run(connection, sa.select(PARENTS))) == 2
 
 
-async def test_insert_new_many_takes_tuples_and_passes_over_keys_that_are_there(
+async def test_insert_takes_tuples_and_passes_over_keys_that_are_there(
     engine: Engine, connection: AsyncConnection
 ) -> None:
-    statement = engine.insert_new_many(PARENTS, ["b", "a", "c"])
     rows = [(1, "a", 10), (2, "b", 20), (1, "a", 30)]
-    found = await run(
-        connection, (statement, rows), (statement, rows), sa.select(PARENTS).order_by(PARENTS.c.b)
-    )
+    written: list[int] = []
+
+    def insert(connection: sa.Connection) -> None:
+        written.append(engine.insert(connection, PARENTS, ["b", "a", "c"], rows, new_only=True))
+
+    found = await run(connection, insert, insert, sa.select(PARENTS).order_by(PARENTS.c.b))
     assert found == [("a", 1, 10, 7), ("b", 2, 20, 7)]
+    assert written == [2, 0]
 
 
-async def test_insert_new_many_refuses_what_a_column_cannot_hold(
+#: none, a few, more than one statement of a hundred takes, and more than one of as many as there can be
+@pytest.mark.parametrize("rows", [0, 1, 99, 100, 250, 40_000])
+async def test_insert_takes_any_number_of_rows(
+    engine: Engine, connection: AsyncConnection, rows: int
+) -> None:
+    written: list[int] = []
+
+    def insert(connection: sa.Connection) -> None:
+        given = [("p", number, number) for number in range(rows)]
+        written.append(engine.insert(connection, PARENTS, ["a", "b", "c"], given))
+
+    counted = sa.select(sa.func.count(), sa.func.count(PARENTS.c.b.distinct()))
+    same = counted.where(PARENTS.c.b == PARENTS.c.c)
+    assert await run(connection, insert, same) == [(rows, rows)]
+    assert written == [rows]
+
+
+async def test_insert_of_what_is_new_refuses_what_a_column_cannot_hold(
     engine: Engine, connection: AsyncConnection
 ) -> None:
-    statement = engine.insert_new_many(CHILDREN, ["id", "select", "age"])
     for row in ((1, None, 1), (1, "a", -1)):
         with pytest.raises(sa.exc.IntegrityError):
-            await run(connection, (statement, [row]))
+            await run(connection, inserted(engine, CHILDREN, ["id", "select", "age"], row, new_only=True))
 
 
 # -- upsert --------------------------------------------------------------------------------------------
@@ -354,16 +381,14 @@ async def test_upsert_says_so_when_another_unique_column_is_taken(
         await run(connection, engine.upsert(CHILDREN, ["id", "select"], row, key=["id"]))
 
 
-# -- insert_many, temporary ----------------------------------------------------------------------------
+# -- insert, temporary ---------------------------------------------------------------------------------
 
 
-async def test_insert_many_keeps_the_callers_order_of_columns_and_quotes_their_names(
+async def test_insert_keeps_the_callers_order_of_columns_and_quotes_their_names(
     engine: Engine, connection: AsyncConnection
 ) -> None:
-    statement = engine.insert_many(CHILDREN, ["select", "age", "id"])
-    found = await run(
-        connection, (statement, [("a", 5, 1), ("b", None, 2)]), sa.select(CHILDREN).order_by("id")
-    )
+    insert = inserted(engine, CHILDREN, ["select", "age", "id"], ("a", 5, 1), ("b", None, 2))
+    found = await run(connection, insert, sa.select(CHILDREN).order_by("id"))
     assert found == [(1, None, "a", 5), (2, None, "b", None)]
 
 
@@ -381,9 +406,7 @@ async def test_a_temporary_table_holds_what_the_real_one_would_refuse_and_is_its
         await connection.run_sync(temporary.create)
     rows = [(1, 9, None, -1, "z", 5), (1, 9, None, -1, "z", 5)]
     stored = [raw(column) for column in temporary.c]
-    found = await run(
-        connection, (engine.insert_many(temporary, temporary.c.keys()), rows), sa.select(*stored)
-    )
+    found = await run(connection, inserted(engine, temporary, temporary.c.keys(), *rows), sa.select(*stored))
     assert found == rows
     async with engine.reader() as reader, reader.begin():
         assert not await reader.run_sync(lambda c: sa.inspect(c).has_table("batch"))
@@ -396,11 +419,80 @@ async def test_a_temporary_table_keeps_values_as_the_real_one_does(
     async with connection.begin():
         await connection.run_sync(temporary.create)
     for table in (temporary, PARENTS):
-        await run(connection, (engine.insert_many(table, ["a", "b"]), [("12", 2**63 - 1)]))
+        await run(connection, inserted(engine, table, ["a", "b"], ("12", 2**63 - 1)))
     same = sa.select(raw(PARENTS.c.a), raw(PARENTS.c.b)).join(
         temporary, sa.and_(temporary.c.a == PARENTS.c.a, temporary.c.b == PARENTS.c.b)
     )
     assert await run(connection, same) == [("12", 2**63 - 1)]
+
+
+# -- secondary_indexes, time_text ----------------------------------------------------------------------
+
+
+async def test_an_index_that_enforces_nothing_is_dropped_and_built_again_just_as_it_was(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    metadata = sa.MetaData()
+    table = sa.Table(
+        "indexed",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("a", sa.Integer, index=True),
+        sa.Column("b", sa.String(9), unique=True),
+        sa.Column("order", sa.Integer),
+        sa.Index("odd name", "order", "a"),
+        sa.Index("only one", "order", unique=True),
+    )
+    inspected: list[Any] = []
+
+    def inspect(connection: sa.Connection) -> None:
+        names = {one["name"]: one for one in sa.inspect(connection).get_indexes("indexed")}
+        inspected.append(names)
+
+    def drop(connection: sa.Connection) -> None:
+        found.extend(engine.secondary_indexes(connection, table))
+        for index in found:
+            connection.exec_driver_sql(index.drop)
+
+    def build(connection: sa.Connection) -> None:
+        for index in found:
+            connection.exec_driver_sql(index.build)
+
+    found: list[SecondaryIndex] = []
+    await run(connection, metadata.create_all, inspect, drop, inspect, build, inspect)
+    before, meanwhile, after = inspected
+    assert before.keys() - meanwhile.keys() == {"ix_indexed_a", "odd name"}
+    assert before == after
+    await run(connection, metadata.drop_all)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024-01-02T03:04:05.678Z",
+        "2024-01-02T03:04:05.678901Z",
+        "2024-02-29T23:59:59.000Z",
+        "2024-01-02T03:04:05Z",
+        "2024-01-02 03:04:05.678Z",
+        "2024-W01-2T03:04:05.678Z",
+        "2024-01-02T03:04:05.67Z",
+        "2024-01-02T03:04:05.678z",
+        "20240102T030405.678901234Z",
+        "2024-01-02T03:04:05.678+00",
+        "2024-01-02T03:04:05.678901-02:00",
+        "2024-01-02T03:04:05,678Z",
+        "0001-01-01T00:00:00.000Z",
+    ],
+)
+def test_a_time_by_its_text_is_the_time_that_is_read_from_it(engine: Engine, text: str) -> None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return  # not asked of what is no time
+    stored = engine.time_text(text) if engine.time_text is not None else None
+    bind = engine.bind(UtcDateTime())
+    if stored is not None and bind is not None:
+        assert stored == bind(moment.astimezone(UTC))
 
 
 # -- violation -----------------------------------------------------------------------------------------
@@ -418,10 +510,10 @@ async def test_a_temporary_table_keeps_values_as_the_real_one_does(
 async def test_what_a_row_violates_is_told_in_words(
     engine: Engine, connection: AsyncConnection, row: tuple[Any, ...], words: str
 ) -> None:
-    statement = engine.insert_many(CHILDREN, ["id", "select", "age"])
-    await run(connection, (statement, [(1, "taken", 1)]))
+    columns = ["id", "select", "age"]
+    await run(connection, inserted(engine, CHILDREN, columns, (1, "taken", 1)))
     with pytest.raises(sa.exc.DBAPIError) as error:
-        await run(connection, (statement, [row]))
+        await run(connection, inserted(engine, CHILDREN, columns, row))
     assert words in (engine.violation(error.value) or "")
 
 

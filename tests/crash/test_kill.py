@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import random
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -268,15 +269,28 @@ async def _dies(victim: Victim, moment: str | None) -> bool:
     return status != 0
 
 
-@pytest.mark.parametrize("moment", ["window 1", "window 3", "sql 2 SET window="])
+def indexes(victim: Victim) -> set[str]:
+    """The names of the mirror's indexes that were created as such, and are not unique."""
+    with closing(sqlite3.connect(victim.setup.database)) as database:
+        said = database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'index' AND sql NOT LIKE '%UNIQUE%'"
+        )
+        return {name for (name,) in said if "ingest" not in name}
+
+
+@pytest.mark.parametrize("moment", ["window 1", "window 3", "sql 3 SET window=", "sql 4 SET window="])
 async def test_killed_while_the_integrity_window_is_open_it_is_announced_and_the_next_run_closes_it(
     tmp_path: Path, truth: Truth, wanted: str, moment: str
 ) -> None:
+    tables = truth.models.tables.values()
+    indexes_wanted = {index.name for table in tables for index in table.indexes if not index.unique}
     async with served(tmp_path, truth) as victim:
         small = {"BULK": 30, "BATCH": 20, "BACKLOG": 120}
         assert await victim.run("sync", moment=moment, **small) == -signal.SIGKILL
         known = await victim.status()
         assert known.window is not None
+        # by then they were built, by an attempt that was kept
+        assert (indexes(victim) == indexes_wanted) == (moment == "sql 4 SET window=")
         assert_accounted(victim, known, len(await victim.staged()))
         for command in ("status", "missing", "gaps"):
             assert await victim.run(command) == 0
@@ -286,6 +300,7 @@ async def test_killed_while_the_integrity_window_is_open_it_is_announced_and_the
         assert (await victim.status()).window is None
         assert (await victim.status()).last[0].scope == "whole"
         assert await victim.digest() == wanted
+        assert indexes(victim) == indexes_wanted
 
 
 async def test_killed_while_the_database_is_made_anew_it_is_made_anew_by_the_next_run(
@@ -293,7 +308,7 @@ async def test_killed_while_the_database_is_made_anew_it_is_made_anew_by_the_nex
 ) -> None:
     async with served(tmp_path, truth) as victim:
         assert await victim.run("sync") == 0
-        for moment in ("window 1", "sql 1 INTO messages", "sql 2 SET window="):
+        for moment in ("window 1", "sql 1 INTO messages", "sql 4 SET window="):
             assert await victim.run("replay", "--rebuild", moment=moment) == -signal.SIGKILL
             assert (await victim.status()).window is not None
         before = len(victim.up.requests)

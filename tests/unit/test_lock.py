@@ -19,6 +19,7 @@ from ingest.database import Database
 from ingest.engines import engine_for
 from ingest.errors import LockHeld
 from ingest.ledger import LEDGER, LOCK, TOUCHED
+from ingest.window import Window, close_window, open_window, window
 
 
 class Base(DeclarativeBase):
@@ -164,10 +165,10 @@ async def test_an_attempt_that_says_so_leaves_nothing_behind(database: Database)
 
 async def test_the_integrity_window_is_remembered_until_it_is_closed(database: Database) -> None:
     await acquired(database)
-    assert await database.read(lock.window) is None
-    await database.write(lambda connection: lock.open_window(connection, "a bulk load"))
-    assert await database.read(lock.window) == "a bulk load"
+    assert await database.read(window) is None
+    await database.write(lambda connection: open_window(connection, "a bulk load"))
+    assert await database.read(window) == Window(why="a bulk load")
     await acquired(database)  # a take-over does not close it
-    assert await database.read(lock.window) == "a bulk load"
-    await database.write(lock.close_window)
-    assert await database.read(lock.window) is None
+    assert await database.read(window) == Window(why="a bulk load")
+    await database.write(close_window)
+    assert await database.read(window) is None

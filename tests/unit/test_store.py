@@ -364,6 +364,31 @@ async def test_above_the_limit_whole_tables_are_marked_instead(
     assert len(await mirror.withheld()) == 3
 
 
+async def test_a_bulk_load_writes_the_same_rows_counts_the_same_and_refuses_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [{**FULL, "id": key, "mail": None, "team_id": None} for key in range(9)]
+    odd = [{**people[3], "age": -1}, {**people[5], "rev": 7, "name": "new"}, people[4], {**FULL, "id": 40}]
+    loads = [
+        [page(1, "users", people[:6])],  # all new
+        [page(2, "users", people)],  # some of it new
+        [page(3, "users", odd)],  # of all kinds
+        [page(4, "gone", [{"id": 2}], asked=3), page(5, "users", [{**FULL, "id": 50, "mail": "b@x"}])],
+        [page(6, "users", [people[2], {**FULL, "id": 60, "mail": None}], asked=2)],
+    ]
+    told = []
+    for limit in (20_000, 0):
+        monkeypatch.setattr(store_room, "TOUCHED_LIMIT", limit)
+        async with mirrored(tmp_path / str(limit), sys.modules[__name__], SOURCE) as mirror:
+            counts = [await mirror.load(pages) for pages in loads]
+            assert (await mirror.settle()).holds
+            letters = [(one["key"], one["reason"]) for one in await mirror.ledger(DEAD_LETTERS)]
+            told.append((counts, letters, await mirror.rows("users"), await mirror.withheld()))
+    assert told[0] == told[1]
+    assert len(told[0][1]) == 1
+    assert told[0][2]
+
+
 async def test_what_an_answer_by_id_does_not_have_is_noted_and_the_newest_answer_counts(
     mirror: Mirrored,
 ) -> None:
