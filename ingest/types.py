@@ -7,12 +7,14 @@ struct, so that its JSON form is its definition.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+#: makes a value of a body
+Read: TypeAlias = "Callable[[bytes], Any]"
 Json: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
 #: a primary key in stored form, one value a column
 Key: TypeAlias = tuple[Any, ...]

@@ -17,6 +17,7 @@ from ingest.fetch.rate import Rate
 from ingest.fetch.retry import RETRIED, Unready, stated_wait
 from ingest.paths import Path
 from ingest.source import ErrorBody
+from ingest.types import Read, read_json
 
 #: seconds the whole source holds back after a 429 that states no wait
 UNSTATED_PAUSE = 1.0
@@ -29,7 +30,7 @@ class Answer(NamedTuple):
     headers: httpx.Headers
     #: decompressed
     body: bytes
-    #: the decoded body; None for a status outside 200..299 whose body is not JSON
+    #: the body as it was asked to be read; None for a status outside 200..299 whose body is not JSON
     json: Any
 
 
@@ -54,11 +55,11 @@ class Judge:
         self._rate = rate
         self._clock = clock
 
-    def judged(self, reply: Reply, accept: Container[int]) -> Answer:
+    def judged(self, reply: Reply, accept: Container[int], read: Read = read_json) -> Answer:
         """The answer; Unready when it is worth asking again, else Refused, BadAnswer or AuthFailed."""
         reply = reply._replace(body=self._credentials.without_echo(reply.body))
         if 200 <= reply.status < 300:
-            answer = self._decoded(reply)
+            answer = self._decoded(reply, read)
             self._check_errors(answer)
             self._rate.recover()
             return answer
@@ -78,9 +79,9 @@ class Judge:
             self._rate.slow(after or UNSTATED_PAUSE, reply.sent)
         raise Unready(self._said(reply), status=reply.status, after=after)
 
-    def _decoded(self, reply: Reply) -> Answer:
+    def _decoded(self, reply: Reply, read: Read) -> Answer:
         try:
-            return Answer(reply.status, reply.headers, reply.body, decode(reply.body))
+            return Answer(reply.status, reply.headers, reply.body, decode(reply.body, read))
         except NotJson as error:
             problem = error
         if not reply.body.strip():

@@ -17,7 +17,7 @@ import msgspec
 
 from ingest.errors import BadAnswer
 from ingest.fetch.retry import Unready
-from ingest.types import read_json
+from ingest.types import Read, read_json
 
 #: bytes decompressed at a time, which bounds what a bomb can hold in memory
 CHUNK = 64 * 1024
@@ -85,10 +85,10 @@ async def read_body(response: httpx.Response, limit: int, wire: Wire) -> Body:
     return Body(body.removeprefix(_BOM), whole)
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes, read: Read = read_json) -> Any:
     """The JSON value: integers exact, NaN, lone surrogates and anything but UTF-8 refused by NotJson."""
     try:
-        return read_json(data)
+        return read(data)
     except UnicodeDecodeError:
         raise NotJson("it is not UTF-8") from None
     except RecursionError:

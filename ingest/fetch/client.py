@@ -100,9 +100,11 @@ class Client:
         """The query parameters that carry credentials, which no stored URL may have."""
         return self._credentials.names
 
-    async def ask(self, request: types.Request, *, accept: Container[int] = ()) -> Answer:
+    async def ask(
+        self, request: types.Request, *, accept: Container[int] = (), read: types.Read = types.read_json
+    ) -> Answer:
         """The answer to a request, asked again while that helps; else GiveUp or AuthFailed."""
-        return await self._patiently(request.method, request.path, self._once, request, accept)
+        return await self._patiently(request.method, request.path, self._once, request, accept, read)
 
     # -- one request, repeated ----------------------------------------------------------------------
 
@@ -130,7 +132,7 @@ class Client:
         final.where = where
         raise final from last.__cause__
 
-    async def _once(self, request: types.Request, accept: Container[int]) -> Answer:
+    async def _once(self, request: types.Request, accept: Container[int], read: types.Read) -> Answer:
         url = self._url(request)
         content = request.body.encode() if request.body is not None else None
         attached = await self._credentials.attached()
@@ -140,7 +142,7 @@ class Client:
             reply = await self._send(request.method, url, attached, content)
             if reply.status == 401:
                 self._credentials.believe(attached)
-        return self._judge.judged(reply, accept)
+        return self._judge.judged(reply, accept, read)
 
     async def _log_in(self, path: str, content: bytes) -> Reply:
         return await self._patiently("POST", path, self._log_in_once, path, content)

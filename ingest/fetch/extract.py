@@ -14,8 +14,8 @@ import msgspec
 
 from ingest.fetch.coverage import CoverageKey, Unit, coverage_key
 from ingest.paths import Match, Path
-from ingest.source import Opens, Source, Stream
-from ingest.types import Child, canonical
+from ingest.source import Keyset, Opens, Source, Stream
+from ingest.types import Child, Read, canonical
 
 _PARTITION = "$partition."
 _ABSENT = object()
@@ -54,6 +54,46 @@ def found_at(path: str, json: Any) -> list[Found]:
         elif value is not None:
             found.append(Found(value, captures))
     return found
+
+
+def unread(path: str) -> Read:
+    """Reads pages whose records nobody in fetching looks into: each is left as its bytes."""
+    keys = Path(path).keys
+    return lambda body: _unread(body, keys)
+
+
+def _unread(body: bytes | msgspec.Raw, keys: Sequence[str]) -> Any:
+    try:
+        if not keys:
+            return msgspec.json.decode(body, type=list[msgspec.Raw])
+        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
+        return msgspec.json.decode(body)  # no list of records, or no object that they could be in
+    return {
+        key: _unread(value, keys[1:]) if key == keys[0] else msgspec.json.decode(value)
+        for key, value in members.items()
+    }
+
+
+def looks_into_records(stream: Stream, source: Source) -> bool:
+    """True when more is to be known of a stream's records than how many a page has.
+
+    (Whether they reveal partitions is another question.)
+    """
+    paged = stream.paginate
+    said = [stream.records, *(error.path for error in source.errors)]
+    said += (
+        [value for value in msgspec.structs.asdict(paged).values() if isinstance(value, str)] if paged else []
+    )
+    return (
+        bool(stream.opening)
+        or key_path(stream) is not None
+        or stream.order == "newest-first"
+        or isinstance(paged, Keyset)
+        or "*" in stream.records
+        # a path that begins like the records' may lead into one of them
+        or any(path.startswith(stream.records) for path in said[1:])
+    )
 
 
 def record_id(stream: Stream, record: Any) -> str | None:

@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ingest.fetch.extract import Rule, rules
+from ingest.fetch.extract import Rule, looks_into_records, rules, unread
 from ingest.fetch.paginate import first_request, request_at
 from ingest.fetch.walk import UNTIL, extra, without_until
 from ingest.source import Source, Stream
-from ingest.types import Request, Walk, canonical
+from ingest.types import Read, Request, Walk, canonical, read_json
 
 #: a stream and one of its partitions
 Place: TypeAlias = tuple[str, str]
@@ -38,6 +38,8 @@ class Route:
     family: tuple[str, ...]
     #: the stream without what names an opened walk's end
     endless: Stream = field(repr=False)
+    #: reads its pages, as far as anything in fetching looks into them
+    read: Read = field(repr=False)
 
     @property
     def is_root(self) -> bool:
@@ -71,11 +73,13 @@ def _route(source: Source, name: str) -> Route:
     stream = source.streams[name]
     openers = _openers(source, name)
     opens = tuple(one.stream for one in stream.opening)
+    revealing = rules(source, name)
     return Route(
         name=name,
         stream=stream,
         hash=stream.hash(),
-        rules=rules(source, name),
+        rules=revealing,
+        read=read_json if revealing or looks_into_records(stream, source) else unread(stream.records),
         only_opened=bool(openers) and stream.each is None,
         depth=_depth(source, name, frozenset()),
         family=tuple(dict.fromkeys((name, *openers, *opens))),

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from ingest.fetch.answer import Answer
 from ingest.report import Observer
 from ingest.staging.protocol import PageLog
-from ingest.types import Envelope, Request
+from ingest.types import Envelope, Read, Request, read_json
 
 #: bytes of a body that take longer to hash than a thread to be asked
 _LONG = 100_000
@@ -35,7 +35,7 @@ class Asks(Protocol):
     def credential_names(self) -> Collection[str]:
         """The query parameters that no stored URL may have."""
 
-    async def ask(self, request: Request, *, accept: Container[int] = ()) -> Answer:
+    async def ask(self, request: Request, *, accept: Container[int] = (), read: Read = read_json) -> Answer:
         """The answer to a request; GiveUp or Stop when there is none."""
 
 
@@ -72,11 +72,11 @@ class Stager:
         self._observe = observe
         self.now = now
 
-    async def ask(self, request: Request, *, accept: Container[int] = ()) -> Asked:
+    async def ask(self, request: Request, *, accept: Container[int] = (), read: Read = read_json) -> Asked:
         """Ask as soon as the gate lets us; what is staged by then is older than the answer."""
         await self._gate()
         asked = await self.log.top()
-        return Asked(await self.client.ask(request, accept=accept), asked)
+        return Asked(await self.client.ask(request, accept=accept, read=read), asked)
 
     async def stage(
         self, envelope: Envelope, body: bytes, *, after: int, total_pages: int | None = None

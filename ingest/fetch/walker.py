@@ -94,7 +94,7 @@ class Walker:
         elif step.is_opening:
             accept = (*_NO_CURSOR, *route.stream.closed_by)
         try:
-            return await self._stager.ask(request, accept=accept)
+            return await self._stager.ask(request, accept=accept, read=route.read)
         except Refused as error:
             # some servers say with status 200 that a cursor has expired
             if not (step.resumed and error.status < 300):

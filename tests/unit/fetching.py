@@ -17,7 +17,7 @@ from ingest.fetch.answer import Answer
 from ingest.fetch.fetcher import Fetcher
 from ingest.report import FetchReport
 from ingest.source import Source
-from ingest.types import Envelope, Request
+from ingest.types import Envelope, Read, Request, read_json
 
 Handler = Callable[[Request, dict[str, str]], Any]
 
@@ -111,7 +111,7 @@ class FakeClient:
         self.asked: list[Request] = []
         self.requests = self.retries = self.bytes = 0
 
-    async def ask(self, request: Request, *, accept: Container[int] = ()) -> Answer:
+    async def ask(self, request: Request, *, accept: Container[int] = (), read: Read = read_json) -> Answer:
         if self.kill_at is not None and self.requests >= self.kill_at:
             raise Killed
         self.requests += 1
@@ -126,7 +126,7 @@ class FakeClient:
         self.bytes += len(body)
         if status >= 400 and status not in accept:
             raise Refused(f"status {status}", status=status)
-        return Answer(status, httpx.Headers(headers), body, msgspec.json.decode(body))
+        return Answer(status, httpx.Headers(headers), body, read(body))
 
 
 def configured(streams: dict[str, Any], **more: Any) -> ConfiguredSource:
