@@ -99,8 +99,6 @@ MISSING = sa.Table(
     #: wanted | fetched | forbidden | gone | external
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
-    #: the run that asked last: nothing is asked for twice in one run
-    sa.Column("asked_by", sa.String(_NAME)),
     #: the stamp of the page that decided the state
     sa.Column("stamp", sa.BigInteger, nullable=False),
 )

@@ -15,10 +15,12 @@ import msgspec
 from ingest.fetch.coverage import CoverageKey, Unit, coverage_key
 from ingest.paths import Match, Path
 from ingest.source import Keyset, Opens, Source, Stream
-from ingest.types import Child, Read, canonical
+from ingest.types import Child, Read, canonical, read_json
 
 _PARTITION = "$partition."
 _ABSENT = object()
+#: how JSON writes a character that may be half of one
+_ESCAPES = b"\\ud", b"\\uD"
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -57,9 +59,18 @@ def found_at(path: str, json: Any) -> list[Found]:
 
 
 def unread(path: str) -> Read:
-    """Reads pages whose records nobody in fetching looks into: each is left as its bytes."""
+    """Reads pages whose records nobody in fetching looks into: each is left as its bytes.
+
+    It refuses what `read_json` refuses, but for numbers out of range, which the loader sets aside.
+    """
     keys = Path(path).keys
-    return lambda body: _unread(body, keys)
+
+    def read(body: bytes) -> Any:
+        # what is skipped is not looked at for broken characters
+        str(body, "utf-8")
+        return read_json(body) if any(map(body.__contains__, _ESCAPES)) else _unread(body, keys)
+
+    return read
 
 
 def _unread(body: bytes | msgspec.Raw, keys: Sequence[str]) -> Any:

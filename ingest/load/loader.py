@@ -158,9 +158,7 @@ class Loader:
         ).first()
         if known is None:
             connection.execute(
-                sa.insert(MISSING).values(
-                    table=table, key=key, state=state, attempts=1, asked_by=None, stamp=stamp
-                )
+                sa.insert(MISSING).values(table=table, key=key, state=state, attempts=1, stamp=stamp)
             )
         else:
             newest = {"state": state, "stamp": stamp} if stamp > known.stamp else {}

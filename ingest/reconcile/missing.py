@@ -97,9 +97,7 @@ class Missing:
         for one in absent:
             state = "wanted" if one.fetch else "external"
             connection.execute(
-                sa.insert(MISSING).values(
-                    table=one.table, key=one.key, state=state, attempts=0, asked_by=None, stamp=0
-                )
+                sa.insert(MISSING).values(table=one.table, key=one.key, state=state, attempts=0, stamp=0)
             )
 
     def _is_there(self, connection: sa.Connection, table: str, key: Key) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from ingest.errors import AuthFailed
+from ingest.fetch.body import NotJson, decode
 from ingest.fetch.crew import Crew
-from ingest.fetch.extract import Found, opened, record_id, records, revealed, rules
-from ingest.types import Child
+from ingest.fetch.extract import Found, found_at, opened, record_id, records, revealed, rules, unread
+from ingest.types import Child, Read, read_json
 from tests.unit.fetching import configured
 
 
@@ -104,3 +105,41 @@ async def test_the_error_that_stops_the_run_is_told_before_what_it_brought_about
 
     with pytest.raises(AuthFailed):
         await Crew[int](2, do).work([lambda: [1, 2]])
+
+
+@pytest.mark.parametrize("path", ["", "data", "a.data", "b.c"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"id": 1}, {"id": 2}]',
+        b'{"data": [{"id": 1}, 2, null, "\\ud83d\\ude00"], "next": {"a": [1.5]}}',
+        b'{"a": {"data": [{}], "total": 3}, "data": {"x": 1}, "b": {"c": {"d": 1}}}',
+        b'{"data": null}',
+        b"{}",
+        b"3",
+        b'{"data": ["\xff"]}',
+        b'{"data": ["\\ud800"]}',
+        b'{"data": ["\\uD800"]}',
+        b'{"data": [NaN]}',
+        b'{"data": [01]}',
+        b'{"data": [{"a": 1,}]}',
+        b'{"data": ["a\nb"]}',
+        b'{"data": [{}]',
+        b'{"data": [{}]} x',
+        b"",
+    ],
+)
+def test_what_is_left_unread_is_counted_the_same_and_refused_the_same(path: str, body: bytes) -> None:
+    def told(read: Read) -> Any:
+        try:
+            json = decode(body, read)
+        except NotJson as error:
+            return error.cut
+        beside = (
+            {key: value for key, value in json.items() if key not in ("a", "b", "data")}
+            if isinstance(json, dict)
+            else None
+        )
+        return len(found_at(path, json)), beside
+
+    assert told(unread(path)) == told(read_json)

@@ -76,7 +76,6 @@ def upgrade() -> None:
         sa.Column("key", sa.String(2000), primary_key=True),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
-        sa.Column("asked_by", sa.String(128)),
         sa.Column("stamp", sa.BigInteger, nullable=False),
     )
 

@@ -1,0 +1,62 @@
+"""Where the records of a page are, and the very bytes of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ingest.paths import Path
+
+
+class Found(NamedTuple):
+    """A record in a page: its value, what the path's stars passed, and where it lies."""
+
+    value: Any
+    captures: tuple[str, ...]
+    place: tuple[str | int, ...]
+
+
+def find_records(path: Path, json: Any) -> Iterator[Found]:
+    """Every record the path leads to; where it leads to a list, the list's elements."""
+    yield from _descend(json, path.segments, (), ())
+
+
+def _descend(
+    value: Any, segments: tuple[Any, ...], captures: tuple[str, ...], place: tuple[str | int, ...]
+) -> Iterator[Found]:
+    for depth, segment in enumerate(segments):
+        if not isinstance(segment, str):
+            items = (
+                value.items()
+                if isinstance(value, dict)
+                else enumerate(value)
+                if isinstance(value, list)
+                else ()
+            )
+            for key, inner in items:
+                yield from _descend(inner, segments[depth + 1 :], (*captures, str(key)), (*place, key))
+            return
+        if not isinstance(value, dict) or segment not in value:
+            return
+        value, place = value[segment], (*place, segment)
+    if isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield Found(inner, captures, (*place, index))
+    else:
+        yield Found(value, captures, place)
+
+
+def raw_record(body: bytes, place: tuple[str | int, ...]) -> bytes:
+    """The record's own bytes, as the server sent them; the page's where it lies too deep to be cut out."""
+    raw = msgspec.Raw(body)
+    try:
+        for step in place:
+            if isinstance(step, int):
+                raw = msgspec.json.decode(raw, type=list[msgspec.Raw])[step]
+            else:
+                raw = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])[step]
+    except RecursionError:
+        return body
+    return bytes(raw)
