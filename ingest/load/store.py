@@ -408,6 +408,8 @@ class Store:
         )
         rows = [(name, dump_key(key), one.version, one.stamp, one.proof) for key, one in joined.items()]
         self.engine.insert(connection, TOMBSTONES, TOMBSTONES.c.keys(), rows)
+        # also of a row that was never there: what waits for it as missing waits for something else now
+        touch_keys(connection, self.engine, name, map(dump_key, buried))
 
     def bind(self, connection: sa.Connection) -> None:
         """Look `asked` of older pages up on this connection."""

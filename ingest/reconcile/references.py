@@ -98,7 +98,10 @@ class References:
         return changed
 
     def _returning(self, target: str, frontier: Scope) -> sa.Select[Any]:
-        """Withheld entries that wait for a row of `target` which is there."""
+        """Withheld entries that wait for a row of `target` which is there, or known to be deleted by now.
+
+        The latter are shown for a moment, and withheld again by the rules of a deleted parent.
+        """
         table = self._catalog.tables[target].sql
         key = [table.c[name] for name in self._catalog.tables[target].key]
         if frontier.keys(target) is None:
@@ -111,7 +114,9 @@ class References:
                 frontier.within(self._keys, target, list(key))
             )
             waits = WITHHELD.c.target_key.in_(there)
-        return sa.select(WITHHELD).where(WITHHELD.c.target_table == target, waits)
+        gone = sa.select(TOMBSTONES.c.key).where(TOMBSTONES.c.table == target)
+        buried = sa.and_(WITHHELD.c.reason == "missing", WITHHELD.c.target_key.in_(gone))
+        return sa.select(WITHHELD).where(WITHHELD.c.target_table == target, sa.or_(waits, buried))
 
     def _show_values(self, connection: sa.Connection, entries: list[sa.RowMapping], changed: Scope) -> None:
         for entry in entries:

@@ -355,6 +355,12 @@ async def test_any_order_gives_the_rows_of_the_reference_model(tmp_path: Path, s
     await _cases(tmp_path, range(start, start + 30))
 
 
+#: 3079: a parent that was missing turns out to be deleted, and never was there
+@pytest.mark.parametrize("seed", [3079])
+async def test_a_case_that_once_went_wrong_does_not_again(tmp_path: Path, seed: int) -> None:
+    await _one_case(tmp_path, seed, Counter())
+
+
 @pytest.mark.sweep
 @pytest.mark.parametrize("start", range(1000, 4000, 250))
 async def test_any_order_gives_the_rows_of_the_reference_model_in_thousands_of_cases(
