@@ -48,9 +48,14 @@ class Path:
         return f"Path({self.text!r})"
 
     @property
+    def has_stars(self) -> bool:
+        """True when the path walks a list or an object."""
+        return not all(isinstance(segment, str) for segment in self.segments)
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The segments of a path without stars; ConfigError when it has one."""
-        if not all(isinstance(segment, str) for segment in self.segments):
+        if self.has_stars:
             raise ConfigError(f"the path {self.text!r} may not walk a list here", hint="remove the *")
         return tuple(segment for segment in self.segments if isinstance(segment, str))
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 #: makes a value of a body
-Read: TypeAlias = "Callable[[bytes], Any]"
+Read: TypeAlias = Callable[[bytes], Any]
 Json: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
 #: a primary key in stored form, one value a column
 Key: TypeAlias = tuple[Any, ...]
@@ -172,9 +172,7 @@ def uncollected() -> Iterator[None]:
 
 @contextmanager
 def collected_seldom() -> Iterator[None]:
-    """The garbage collector looks through what is held a hundred times less often: a run holds much, and
-    makes little garbage that is in need of it.
-    """
+    """The garbage collector looks a hundred times less often: a run holds much, and leaves little to it."""
     thresholds = gc.get_threshold()
     gc.set_threshold(*_SELDOM)
     try:

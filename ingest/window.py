@@ -68,15 +68,14 @@ def put_off_indexes(connection: sa.Connection, catalog: Catalog, engine: Engine)
         connection.exec_driver_sql(index.drop)
 
 
-def build_indexes(connection: sa.Connection) -> int:
-    """Build what was put off, exactly as it was; how many indexes."""
+def build_indexes(connection: sa.Connection) -> None:
+    """Build what was put off, exactly as it was."""
     held = window(connection)
     if held is None or not held.dropped:
-        return 0
+        return
     for definition in held.dropped:
         connection.exec_driver_sql(definition)
     _record(connection, Window(why=held.why))
-    return len(held.dropped)
 
 
 def _record(connection: sa.Connection, held: Window) -> None:

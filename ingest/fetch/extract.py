@@ -15,7 +15,7 @@ import msgspec
 from ingest.fetch.coverage import CoverageKey, Unit, coverage_key
 from ingest.paths import Match, Path
 from ingest.source import Keyset, Opens, Source, Stream
-from ingest.types import Child, Read, canonical, read_json
+from ingest.types import Child, Read, canonical, read_json, uncollected
 
 _PARTITION = "$partition."
 _ABSENT = object()
@@ -68,7 +68,10 @@ def unread(path: str) -> Read:
     def read(body: bytes) -> Any:
         # what is skipped is not looked at for broken characters
         str(body, "utf-8")
-        return read_json(body) if any(map(body.__contains__, _ESCAPES)) else _unread(body, keys)
+        if any(escape in body for escape in _ESCAPES):
+            return read_json(body)
+        with uncollected():
+            return _unread(body, keys)
 
     return read
 
@@ -92,18 +95,18 @@ def looks_into_records(stream: Stream, source: Source) -> bool:
     (Whether they reveal partitions is another question.)
     """
     paged = stream.paginate
-    said = [stream.records, *(error.path for error in source.errors)]
-    said += (
-        [value for value in msgspec.structs.asdict(paged).values() if isinstance(value, str)] if paged else []
+    stated = (
+        [] if paged is None else [value for value in msgspec.structs.astuple(paged) if type(value) is str]
     )
+    stated += [path for error in source.errors for path in (error.path, error.message) if path is not None]
     return (
         bool(stream.opening)
         or key_path(stream) is not None
         or stream.order == "newest-first"
         or isinstance(paged, Keyset)
-        or "*" in stream.records
+        or Path(stream.records).has_stars
         # a path that begins like the records' may lead into one of them
-        or any(path.startswith(stream.records) for path in said[1:])
+        or any(path.startswith(stream.records) for path in stated)
     )
 
 

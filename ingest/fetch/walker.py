@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Container, Coroutine
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
-from itertools import count
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import httpx
@@ -68,7 +67,9 @@ class Walker:
         limit = route.stream.paginate.max_pages if route.stream.paginate else 1
         request = route.request(part.partition, step.walk, step.cursor)
         asked = await self._ask(route, part, step, request)
-        for taken in count(1):
+        taken = 0
+        while True:
+            taken += 1
             if asked.answer.status >= 400:
                 return await self._refused(route, part, step, request, asked)
             turn = self._read(route, part, step, request, asked.answer)
@@ -84,7 +85,6 @@ class Walker:
             async with beside(self._ask(route, part, following, its_request)) as asking:
                 await self._stage(route, part, step, request, asked, turn)
                 asked, step, request = await asking, following, its_request
-        raise AssertionError("a walk ends by itself")
 
     async def _ask(self, route: Route, part: Part, step: Step, request: Request) -> Asked:
         accept: Container[int] = _EXPIRED if step.resumed else _NO_CURSOR

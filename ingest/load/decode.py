@@ -150,14 +150,12 @@ class Decoder:
         stated, stream = self.stream.entities, self.stream
         if stated.cases or len(stated.default) != 1 or stream.deletes or self._also:
             return None
-        shape = self.shape(stated.default[0])
-        mirror, walks_a_list = (
-            shape.table.mirror,
-            not all(isinstance(one, str) for one in self._records.segments),
-        )
-        if mirror.redacts or mirror.purge or walks_a_list or not all(map(is_of_page, stream.set.values())):
+        shape, path = self.shape(stated.default[0]), self._records
+        if shape.table.mirror.redacts or shape.table.mirror.purge:
             return None
-        return Straight(shape, self._records.keys, stream.set)
+        if path.has_stars or not all(map(is_of_page, stream.set.values())):
+            return None
+        return Straight(shape, path.keys, stream.set)
 
     def entities_of(self, record: Any) -> tuple[str, ...]:
         """Which entities a record is; SetAside when the source names none for it."""

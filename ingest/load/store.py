@@ -98,15 +98,16 @@ class Store:
         self._asked.update(batch.asked)
         full, partial = dict(batch.full.get(name, {})), dict(batch.partial.get(name, {}))
         buried = batch.tombstones.get(name, {})
-        fresh = self._is_fresh(connection, table)
+        asides = self._has_asides(connection, table)
+        fresh = not asides and connection.execute(_any_of(table.sql)).first() is None
         inserted = 0
-        if in_order and len(full) > TOUCHED_LIMIT and not self._has_asides(connection, table, buried):
+        if in_order and len(full) > TOUCHED_LIMIT and not (asides or buried):
             inserted = self._insert_new(connection, table, full)
         special = self._special(connection, table, full, buried, fresh=fresh, in_order=in_order)
         for key in special:
             partial.setdefault(key, []).append(batch.as_statement(table.names, key, full.pop(key)))
         rows = inserted + len(full)
-        self._fill(connection, table, full)
+        self._stage(connection, table, _in_key_order(full))
         kept = 0 if fresh else self._drop_losers(connection, table)
         changes = self._merge(connection, table, partial, buried, in_order=in_order)
         self._stage(connection, table, changes.show)
@@ -122,16 +123,13 @@ class Store:
 
     # -- the fast path ---------------------------------------------------------------------------
 
-    def _is_fresh(self, connection: sa.Connection, table: Table) -> bool:
-        """True when nothing at all is known of the table."""
-        for there in (
-            sa.select(sa.literal(1)).select_from(table.sql).limit(1),
-            sa.select(sa.literal(1)).where(WITHHELD.c.table == table.name).limit(1),
-            sa.select(sa.literal(1)).where(TOMBSTONES.c.table == table.name).limit(1),
-        ):
-            if connection.scalar(there) is not None:
-                return False
-        return True
+    def _has_asides(self, connection: sa.Connection, table: Table) -> bool:
+        """True when the ledger may have something to say of a row that the table has not got."""
+        of_table = [_any_of(one, one.c.table == table.name) for one in (WITHHELD, TOMBSTONES)]
+        of_table.append(
+            _any_of(DEAD_LETTERS, DEAD_LETTERS.c.table == table.name, DEAD_LETTERS.c.state == "open")
+        )
+        return any(connection.execute(one).first() is not None for one in of_table)
 
     def _special(
         self,
@@ -162,7 +160,7 @@ class Store:
 
     def _ledger_keys(self, connection: sa.Connection, name: str, ledger: sa.Table) -> Iterable[Key]:
         """Keys of a ledger table among those last filled in."""
-        if connection.scalar(sa.select(sa.literal(1)).where(ledger.c.table == name).limit(1)) is None:
+        if connection.execute(_any_of(ledger, ledger.c.table == name)).first() is None:
             return []
         rows = sa.select(ledger.c.key).where(ledger.c.table == name, ledger.c.key.in_(self._filled(name)))
         if ledger is DEAD_LETTERS:
@@ -173,13 +171,6 @@ class Store:
         temporary = self.keys.tables[name]
         return sa.select(self.engine.key_json(list(temporary.c)))
 
-    def _has_asides(self, connection: sa.Connection, table: Table, buried: Mapping[Key, Tombstone]) -> bool:
-        """True when the ledger may have something to say of a row that the table has not got."""
-        opened = sa.and_(DEAD_LETTERS.c.table == table.name, DEAD_LETTERS.c.state == "open")
-        kept = (WITHHELD.c.table == table.name, TOMBSTONES.c.table == table.name, opened)
-        asides = sa.union_all(*(sa.select(sa.literal(1)).where(sa.exists().where(one)) for one in kept))
-        return bool(buried) or connection.execute(asides).first() is not None
-
     def _insert_new(self, connection: sa.Connection, table: Table, full: dict[Key, FullRow]) -> int:
         """Write the rows, and take them out of `full`, if the table has none of them.
 
@@ -187,7 +178,7 @@ class Store:
         another constraint, none is written, and the long way finds out.
         """
         born = self._births[table.name]
-        rows = [row for _, row in sorted(full.items(), key=itemgetter(0))]
+        rows = _in_key_order(full)
         if born:
             births = tuple(born.values())
             rows = [row + births for row in rows]
@@ -200,10 +191,6 @@ class Store:
             return 0
         full.clear()
         return len(rows)
-
-    def _fill(self, connection: sa.Connection, table: Table, full: Mapping[Key, FullRow]) -> None:
-        """Stage full records in the order of their keys, in which the target is then filled page by page."""
-        self._stage(connection, table, [row for _, row in sorted(full.items(), key=itemgetter(0))])
 
     def _stage(self, connection: sa.Connection, table: Table, rows: list[FullRow]) -> None:
         temporary = self._batches[table.name]
@@ -426,6 +413,16 @@ class Store:
             found = self._lookup(stamp)
             self._asked[stamp] = -1 if found is None else found
         return self._asked[stamp]
+
+
+def _any_of(table: sa.Table, *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """One row, where there is any."""
+    return sa.select(sa.literal(1)).select_from(table).where(*where).limit(1)
+
+
+def _in_key_order(full: Mapping[Key, FullRow]) -> list[FullRow]:
+    """Full rows in the order of their keys, in which a table is filled page by page."""
+    return [row for _, row in sorted(full.items(), key=itemgetter(0))]
 
 
 def _all_set(table: sa.Table, columns: Iterable[str]) -> sa.ColumnElement[bool]:

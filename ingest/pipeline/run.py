@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import FIRST_COMPLETED
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -164,7 +163,7 @@ class Run:
     async def _until_staged(self, ended: asyncio.Future[Any]) -> None:
         """Wait for another page, unless there is no place for it, or for the end of something."""
         page = asyncio.ensure_future(self._staged.wait())
-        await asyncio.wait([ended] if self._feed.full else [ended, page], return_when=FIRST_COMPLETED)
+        await asyncio.wait([ended] if self._feed.full else [ended, page], return_when=asyncio.FIRST_COMPLETED)
         page.cancel()
 
     async def _open_window(self) -> None:
@@ -193,7 +192,7 @@ class Run:
         self._counts += counts
         self._written += written
         async with self._changed:
-            self._pending = max(0, self._pending - load.records)
+            self._pending -= load.records
             self._changed.notify_all()
         self._observe("load.finished", **msgspec.structs.asdict(counts))
 

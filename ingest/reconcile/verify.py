@@ -1,8 +1,8 @@
 """The proof, put differently from the steps it checks: set differences, windows and aggregates.
 
 The steps look for missing parents row by row and look pointers up one by one. Here references are
-proven by EXCEPT, pointers by a window over all children, counters by GROUP BY, so that a mistake
-in a step is not made twice.
+proven by EXCEPT, pointers by an aggregate over all children and a window over those that share it,
+counters by GROUP BY, so that a mistake in a step is not made twice.
 """
 
 from __future__ import annotations
