@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,33 @@ async def run(setup: Setup, *arguments: str) -> Ran:
 async def digest(setup: Setup) -> str:
     async with open_job(read_config(setup.config_file), write=False) as job:
         return await job.digest()
+
+
+@dataclass
+class Both:
+    """A mirror of two upstreams."""
+
+    setup: Setup
+    up: Upstream
+    #: what the second one, desk, serves
+    others: Truth
+    only_chat: dict[str, Any]
+
+    def take_out_desk(self) -> None:
+        self.setup.config_file.write_text(toml({"sources": self.only_chat}))
+
+
+@asynccontextmanager
+async def two_sources(folder: Path, truth: Truth) -> AsyncIterator[Both]:
+    """chat, which serves `truth`, and desk, configured into one database."""
+    setup = Setup(folder, example.STREAMS)
+    streams = {"notes": NOTES, "people": {"entity": "Person", **SINGLY}}
+    notes, others = Setup(folder, streams, models=MODELS, package="desk"), Truth(healing_models, THREE)
+    async with Upstream(setup.source, truth) as up, Upstream(notes.source, others) as desk:
+        only_chat = {"chat": {"models": "chat", "base_url": up.base_url}}
+        both = {**only_chat, "desk": {"models": "desk", "base_url": desk.base_url}}
+        setup.config_file.write_text(toml({"sources": both}))
+        yield Both(setup, up, others, only_chat)
 
 
 async def test_a_database_made_anew_from_the_page_log_is_the_same(tmp_path: Path, truth: Truth) -> None:
@@ -148,24 +178,17 @@ async def test_credentials_are_in_no_file_and_no_line(
 
 
 async def test_two_sources_share_a_database(tmp_path: Path, truth: Truth) -> None:
-    setup = Setup(tmp_path, example.STREAMS)
-    notes = Setup(
-        tmp_path, {"notes": NOTES, "people": {"entity": "Person", **SINGLY}}, models=MODELS, package="desk"
-    )
-    others = Truth(healing_models, THREE)
-    async with Upstream(setup.source, truth) as up, Upstream(notes.source, others) as desk:
-        stated = {"chat": {"models": "chat", "base_url": up.base_url}}
-        both = {**stated, "desk": {"models": "desk", "base_url": desk.base_url}}
-        setup.config_file.write_text(toml({"sources": both}))
+    async with two_sources(tmp_path, truth) as both:
+        setup = both.setup
         await run(setup, "sync", "desk")
-        assert (len(up.requests), setup.differences(others)) == (0, [])
+        assert (len(both.up.requests), setup.differences(both.others)) == (0, [])
         await run(setup, "sync")
-        assert setup.differences(truth) == setup.differences(others) == []
+        assert setup.differences(truth) == setup.differences(both.others) == []
         # one of them is taken out: the other goes on, and nothing of either is lost
-        setup.config_file.write_text(toml({"sources": stated}))
+        both.take_out_desk()
         await run(setup, "sync")
         await run(setup, "verify")
-        assert setup.differences(truth) == setup.differences(others) == []
+        assert setup.differences(truth) == setup.differences(both.others) == []
 
 
 async def test_a_preview_shows_what_would_be_and_writes_nothing(tmp_path: Path, truth: Truth) -> None:
@@ -206,17 +229,10 @@ async def test_a_new_column_is_filled_from_the_pages_that_had_it_all_along(
 
 
 async def test_a_database_is_not_emptied_for_pages_that_nobody_can_read(tmp_path: Path, truth: Truth) -> None:
-    setup = Setup(tmp_path, example.STREAMS)
-    notes = Setup(
-        tmp_path, {"notes": NOTES, "people": {"entity": "Person", **SINGLY}}, models=MODELS, package="desk"
-    )
-    others = Truth(healing_models, THREE)
-    async with Upstream(setup.source, truth) as up, Upstream(notes.source, others) as desk:
-        stated = {"chat": {"models": "chat", "base_url": up.base_url}}
-        both = {**stated, "desk": {"models": "desk", "base_url": desk.base_url}}
-        setup.config_file.write_text(toml({"sources": both}))
+    async with two_sources(tmp_path, truth) as both:
+        setup = both.setup
         await run(setup, "sync")
-        setup.config_file.write_text(toml({"sources": stated}))
+        both.take_out_desk()
         ran = await cli(setup.config_file, "replay", "--rebuild")
         assert (ran.status, "desk" in ran.err) == (1, True)
         assert setup.differences(truth) == []
