@@ -15,6 +15,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -47,7 +48,7 @@ def _config(folder: Path, url: str, size: int) -> Config:
 
 def _floor(mirror: Path, file: Path) -> float:
     """Seconds that a bare executemany takes for the mirror's own messages."""
-    with sqlite3.connect(mirror) as source:
+    with closing(sqlite3.connect(mirror)) as source:
         names = [
             row[1]
             for row in source.execute("PRAGMA table_info(messages)")

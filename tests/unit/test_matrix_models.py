@@ -193,7 +193,7 @@ def test_a_live_message_is_no_edit_and_can_still_be_read(says: dict[str, Any], l
     with engine.begin() as connection:
         connection.execute(sa.insert(Event), [row])
         found = connection.scalars(sa.select(Event.id).where(live_message())).all()
-
+    engine.dispose()
     assert found == (["$id"] if live else [])
 
 
