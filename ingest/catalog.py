@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapper, RelationshipProperty, configure_mappers
@@ -150,6 +150,23 @@ class Catalog:
     def derived_from(self, child: str) -> tuple[Derived, ...]:
         """The pointers and counters that follow rows of `child`."""
         return self._following.get(child, ())
+
+    def stated_with(self, name: str) -> set[str]:
+        """The tables that a record of this one may state rows of, its own among them."""
+        found, ahead = set(), [name]
+        while ahead:
+            table = self.tables[ahead.pop()]
+            if table.name in found:
+                continue
+            found.add(table.name)
+            ahead += [self._entity(table, nested.entity).name for nested in table.nested]
+            ahead += [nested.secondary for nested in table.nested if nested.secondary is not None]
+        return found
+
+    def _entity(self, table: Table, name: str) -> Table:
+        """The entity of that name in the module of models that a table is of."""
+        within = (its for its in self._by_module.values() if its.get(table.entity or "") is table)
+        return next(within, self.entities)[name]
 
     def watched(self, name: str) -> list[tuple[tuple[str, ...], str]]:
         """The columns that parents watch: a pointer or counter follows them, or a stub lives by them."""
@@ -357,6 +374,13 @@ def _references(table: Table) -> Iterator[Reference]:
             )
         nullable = tuple(name for name in columns if table.column(name).nullable)
         policies = said(constraint.info).missing or said(constraint.elements[0].info).missing
+        unknown = set(policies) - set(get_args(Policy))
+        if unknown:
+            raise ModelError(
+                f"when_missing says {min(unknown)!r}",
+                where=f"{table.name}.{'+'.join(columns)}",
+                hint=f"known: {', '.join(get_args(Policy))}",
+            )
         yield Reference(
             name=str(constraint.name or f"{table.name}_{'_'.join(columns)}"),
             table=table.name,

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path as FilePath
 from types import ModuleType
@@ -56,7 +57,7 @@ class Staging(_Strict, frozen=True, kw_only=True):
 class Fetch(_Strict, frozen=True, kw_only=True):
     """How much is asked for at once."""
 
-    #: requests at the same time, over all sources
+    #: requests at the same time, to each source
     concurrency: Annotated[int, msgspec.Meta(gt=0, le=256)] = 8
 
 
@@ -164,6 +165,12 @@ def secret(reference: str, where: str) -> Secret:
             "secrets are given by reference only", where=where, hint='write "$NAME" and export NAME'
         )
     return Secret(resolve(reference, where))
+
+
+def models_of(config: Config) -> Iterator[ModuleType]:
+    """The models of every source, each module once."""
+    for package in dict.fromkeys(source.package for source in config.sources.values()):
+        yield import_package(f"{package}.models", config.file.parent)
 
 
 def import_package(name: str, beside: FilePath) -> ModuleType:

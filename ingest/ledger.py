@@ -6,6 +6,9 @@ import sqlalchemy as sa
 
 LEDGER = sa.MetaData()
 
+#: the state of a page that is to be loaded once more
+REOPENED = "reopened"
+
 _KEY = 2000  #: characters of a canonical key
 _NAME = 128  #: characters of a table's, stream's or run's name
 
@@ -61,7 +64,7 @@ PAGES = sa.Table(
     #: the highest stamp staged when the page was asked for: what a tombstone's proof is compared with
     sa.Column("asked", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
-    #: loaded | quarantined
+    #: loaded | quarantined | reopened: to be loaded once more
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("load", sa.Integer, nullable=False),
 )
@@ -76,7 +79,7 @@ WITHHELD = sa.Table(
     #: the stated value as JSON; for a row {"values": {column: value}, "exceptions": {column: rank}}
     sa.Column("value", sa.Text),
     *_rank(),
-    #: missing | cascade | deleted | incomplete
+    #: missing | cascade | deleted | incomplete | refused
     sa.Column("reason", sa.String(16), nullable=False),
     sa.Column("target_table", sa.String(_NAME)),
     sa.Column("target_key", sa.String(_KEY)),

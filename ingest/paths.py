@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ingest.errors import ConfigError
@@ -51,6 +52,11 @@ class Path:
     def has_stars(self) -> bool:
         """True when the path walks a list or an object."""
         return not all(isinstance(segment, str) for segment in self.segments)
+
+    def leads_into(self, value: Any) -> bool:
+        """True when what comes before the first star is there; behind a star anything may be absent."""
+        before_stars = tuple(takewhile(lambda segment: isinstance(segment, str), self.segments))
+        return next(_walk(value, before_stars, ()), None) is not None
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -128,6 +128,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     #: upstream keys no column takes, `stream: path`
     unmapped: tuple[str, ...] = ()
     gaps: int = 0
+    #: staged pages that the command did not load (`verify` loads none)
+    pending: int = 0
     #: why the exit status is not 0, one line each
     remarks: tuple[str, ...] = ()
 

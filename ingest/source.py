@@ -234,6 +234,8 @@ class Stream(_Strict, frozen=True, kw_only=True):
     body: dict[str, Any] | None = None
     #: path of the records in the answer
     records: str = "$"
+    #: an answer without that path has no records; otherwise it is taken for an error
+    absent: Literal["empty"] | None = None
     #: the model of its records, or `{ by = PATH, VALUE = MODEL, default = MODEL }`
     entity: str | list[str] | dict[str, str | list[str]]
     #: columns that the answer states elsewhere: `$1` (the first star's key), `$partition.x`, `$position`
@@ -481,6 +483,12 @@ def _check_stream(source: Source, name: str, stream: Stream, file: FilePath) -> 
         raise ConfigError("names no entity", where=where, hint='entity = "Message", or { by = "type", … }')
     if isinstance(stream.entity, dict) and not entities.by:
         raise ConfigError("entity has no `by`", where=where, hint='{ by = "type", "kind" = "Entity" }')
+    if stream.by_id is not None and not _says_which(stream.by_id):
+        raise ConfigError(
+            "does not say which record is asked for",
+            where=f"{where}.by_id",
+            hint='write {id} into its path or query: "/messages/{id}"; or state param',
+        )
     if stream.path is None and stream.by_id is None:
         raise ConfigError("has neither a path nor by_id", where=where)
     if stream.each is not None and stream.each not in source.streams:
@@ -528,6 +536,11 @@ def _paths(stream: Stream) -> Iterator[str]:
     if stream.paginate and not isinstance(stream.paginate, HeaderCursor):
         stated = (getattr(stream.paginate, key, None) for key in ("next", "pages", "total", "more", "key"))
         yield from filter(None, stated)
+
+
+def _says_which(by_id: ById) -> bool:
+    """True when a request by id has the id in it."""
+    return by_id.param is not None or "{id}" in " ".join([by_id.path, *map(str, by_id.query.values())])
 
 
 def _ancestors(source: Source, stream: Stream) -> set[str]:

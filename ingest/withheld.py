@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from ingest.catalog import Table
 
 #: why a value is kept aside. missing: its parent is not in the mirror; cascade, deleted: a tombstone;
-#: incomplete: a NOT NULL column was never stated
-Reason = Literal["missing", "cascade", "deleted", "incomplete"]
+#: incomplete: a NOT NULL column was never stated; refused: its parent is there again, but a constraint is
+#: against it (another row has its unique value)
+Reason = Literal["missing", "cascade", "deleted", "incomplete", "refused"]
 
 #: in `column`, before a foreign key's name: one of the references for which a whole row is withheld
 FOR = ">"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ingest.cli.progress import Watch
+    from ingest.config import Config
     from ingest.log import Format, Redactor
     from ingest.pipeline import Job
     from ingest.report import Certificate, Observer
@@ -39,13 +40,30 @@ class Invocation:
 
 
 def ask(invocation: Invocation, question: Callable[[Job], Awaitable[T]], *, write: bool) -> T:
-    """The job's answer. Faults and signals are told on stderr and end the command with their status."""
+    """The answer of a job, open for it."""
+
+    async def answer(config: Config, observe: Observer) -> T:
+        from ingest.pipeline import open_job
+
+        async with open_job(config, observe=observe, write=write) as job:
+            return await question(job)
+
+    return ask_config(invocation, answer, write=write)
+
+
+def ask_config(
+    invocation: Invocation, question: Callable[[Config, Observer], Awaitable[T]], *, write: bool = False
+) -> T:
+    """What is answered of a configuration.
+
+    Faults and signals are told on stderr and end the command with their status.
+    """
     from ingest.log import Redactor
 
     redactor = Redactor()
     try:
         with _observed(invocation, redactor) as (observe, say):
-            return run_until_asked_to_stop(_asked(invocation, question, observe, redactor, write=write), say)
+            return run_until_asked_to_stop(_asked(invocation, question, observe, redactor), say)
     except (Interrupted, KeyboardInterrupt):
         print_line(sys.stderr, f"ingest: interrupted{'; nothing that was staged is lost' if write else ''}")
         if write:
@@ -101,15 +119,12 @@ def _ended_by(error: BaseException, redactor: Redactor | None = None) -> typer.E
 
 async def _asked(
     invocation: Invocation,
-    question: Callable[[Job], Awaitable[T]],
+    question: Callable[[Config, Observer], Awaitable[T]],
     observe: Observer,
     redactor: Redactor,
-    *,
-    write: bool,
 ) -> T:
     from ingest.config import read_config
     from ingest.log import secrets_of
-    from ingest.pipeline import open_job
 
     if not invocation.config.exists():
         raise ConfigError(
@@ -120,8 +135,7 @@ async def _asked(
     config = read_config(invocation.config)
     for credential in secrets_of(config):
         redactor.register(credential)
-    async with open_job(config, observe=observe, write=write) as job:
-        return await question(job)
+    return await question(config, observe)
 
 
 @contextmanager

@@ -5,16 +5,21 @@ Nothing heavy is imported here, so that help and mistakes are answered at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ingest import __version__
-from ingest.cli.job import CONFIG, Invocation, ask, certify, print_line, show
+from ingest.cli.job import CONFIG, Invocation, ask, ask_config, certify, print_line, show
+
+if TYPE_CHECKING:
+    from ingest.config import Config
+    from ingest.report import Observer, Preview
 
 #: columns of a help page, on any terminal
 HELP_WIDTH = 100
@@ -50,12 +55,24 @@ SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A source of c
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    _open_standard_streams()
     command = typer.main.get_command(app)
     try:
         command.main(args=None if arguments is None else list(arguments), prog_name="ingest")
     except SystemExit as ended:
         return _status(ended.code)
     return 0
+
+
+def _open_standard_streams() -> None:
+    """A stream that was closed before we began leads nowhere, or the next open file would take its place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def _status(code: object) -> int:
@@ -181,7 +198,12 @@ def preview(
     """
     from ingest.cli import render
 
-    found = ask(_of(ctx), lambda job: job.preview(source, stream), write=False)
+    async def look(config: Config, observe: Observer) -> Preview:
+        from ingest.pipeline import preview
+
+        return await preview(config, source, stream, observe=observe)
+
+    found = ask_config(_of(ctx), look)
     show(found, lambda out: render.preview(out, found), as_json=as_json)
 
 

@@ -57,7 +57,9 @@ class Judge:
 
     def judged(self, reply: Reply, accept: Container[int], read: Read = read_json) -> Answer:
         """The answer; Unready when it is worth asking again, else Refused, BadAnswer or AuthFailed."""
-        reply = reply._replace(body=self._credentials.without_echo(reply.body))
+        unsaid = self._credentials.without_echo
+        headers = httpx.Headers([(name, unsaid(value)) for name, value in reply.headers.raw])
+        reply = reply._replace(body=unsaid(reply.body), headers=headers)
         if 200 <= reply.status < 300:
             answer = self._decoded(reply, read)
             self._check_errors(answer)

@@ -170,13 +170,15 @@ class Credentials:
         if auth.query is not None:
             pairs = [(name, self._resolve(value, f"{self.key}.{name}")) for name, value in auth.query.items()]
             for name, value in pairs:
+                self._learn_echo(value)
                 for form in _forms(value):
                     self._echoes[f"{name}={form}".encode()] = _whole(form, after=f"{name}=")
             return Attached(query=tuple(pairs))
         headers = auth.header or {}
-        return Attached(
-            headers=tuple((name, self._resolve(headers[name], f"{self.key}.{name}")) for name in headers)
-        )
+        values = [(name, self._resolve(headers[name], f"{self.key}.{name}")) for name in headers]
+        for _, value in values:
+            self._learn_echo(value)
+        return Attached(headers=tuple(values))
 
     def _basic(self, user: str, password: str) -> str:
         pair = [self._secrets(reference, self.key).reveal() for reference in (user, password)]
@@ -186,6 +188,7 @@ class Credentials:
         for text in (*pair, coded):
             self._learn(text)
         self._learn_echo(coded)
+        self._learn_echo(pair[1])
         return coded
 
     def _resolve(self, reference: str, where: str) -> str:
@@ -262,6 +265,12 @@ def _kind(auth: Auth | None, where: str) -> str | None:
     if len(kinds) > 1:
         raise ConfigError(
             f"states both {kinds[0]} and {kinds[1]}", where=f"{where}.auth", hint="state one of them"
+        )
+    if auth is not None and not kinds:
+        raise ConfigError(
+            "says nothing",
+            where=f"{where}.auth",
+            hint="state bearer, header, query, basic or login, or leave it out",
         )
     return kinds[0] if kinds else None
 

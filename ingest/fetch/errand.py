@@ -8,13 +8,13 @@ A partition that gives up ends alone. Its walk stays open, and the next run goes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 
 from ingest.errors import GiveUp
 from ingest.fetch.crew import Crew
 from ingest.fetch.known import Known
-from ingest.fetch.parts import Part
+from ingest.fetch.parts import BY_PARENT, GONE, Part
 from ingest.fetch.routes import ROOT, Place, Route
 from ingest.fetch.stager import Stager
 from ingest.fetch.walk import Command, Situation, Step, next_step, settles
@@ -30,7 +30,14 @@ class Errand:
     """A sync or a backfill of some streams of one source."""
 
     def __init__(
-        self, stager: Stager, known: Known, command: Command, routes: Mapping[str, Route], *, workers: int
+        self,
+        stager: Stager,
+        known: Known,
+        command: Command,
+        routes: Mapping[str, Route],
+        *,
+        workers: int,
+        proving: Collection[str] = (),
     ) -> None:
         self.failures: list[Failure] = []
         #: partitions left alone because nothing changed in them
@@ -42,7 +49,7 @@ class Errand:
         self._command = command
         self._routes = routes
         self._unfinished = _unfinished(known, command, routes)
-        self._walker = Walker(stager, known, command, self._reveal)
+        self._walker = Walker(stager, known, command, self._reveal, proving)
         self._crew: Crew[Place] = Crew(workers, self._partition)
         self._handled: set[Place] = set()
         self._revealed: set[Place] = set()
@@ -59,6 +66,16 @@ class Errand:
         """Walk everything that is due: parents first, for they may say that nothing changed in a child."""
         depths = sorted({route.depth for route in self._routes.values()})
         await self._crew.work(partial(self._due, depth) for depth in depths)
+        for stream, said in self._walker.lookout.misses():
+            cause = f"{said} (a path in the record, spelled as the server spells it)"
+            failure = Failure(source=self._stager.source, stream=stream, partition=ROOT, cause=cause)
+            self.failures.append(failure)
+            self._stager.tell("gave_up", stream=stream, partition=ROOT, cause=cause)
+
+    def closed(self, stream: str) -> int:
+        """How many partitions are closed to us: there, and not to be read."""
+        parts = self._known.parts(stream)
+        return sum(part.closed not in (0, BY_PARENT, *GONE) for part in parts)
 
     def _due(self, depth: int) -> Iterator[Place]:
         for name, route in self._routes.items():

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ingest.errors import BadAnswer
 from ingest.fetch.coverage import CoverageKey, Unit, coverage_key
 from ingest.paths import Match, Path
 from ingest.source import Keyset, Opens, Source, Stream
@@ -42,9 +43,18 @@ class Rule(NamedTuple):
     when: Path | None
 
 
-def records(stream: Stream, json: Any) -> list[Found]:
-    """The records of a page, in the server's order."""
-    return found_at(stream.records, json)
+def records(stream: Stream, json: Any, *, path: str | None = None) -> list[Found]:
+    """The records of a page, in the server's order; BadAnswer where it has no place for them.
+
+    `path`: where they are, if that is not where the stream's listing has them.
+    """
+    path = stream.records if path is None else path
+    if stream.absent is None and not _path(path).leads_into(json):
+        raise BadAnswer(
+            f"the answer has no `{path}`, where its records should be",
+            hint='put `records` right; or, where an empty page leaves it out, state absent = "empty"',
+        )
+    return found_at(path, json)
 
 
 def found_at(path: str, json: Any) -> list[Found]:
@@ -129,6 +139,18 @@ def record_key(stream: Stream, record: Any) -> CoverageKey | None:
     unit: Unit | None = stream.since.format if stream.since and stream.since.key == path else None
     segments = _path(path).segments
     return coverage_key(_path(path).first(record), unit=unit, name=str(segments[-1]) if segments else "")
+
+
+def has_key(stream: Stream, record: Any) -> bool:
+    """True where the stream's coverage key leads to something in a record, if only to null."""
+    path = key_path(stream)
+    return path is None or _path(path).first(record, _ABSENT) is not _ABSENT
+
+
+def fits(rule: Rule, record: Any) -> bool:
+    """True where a record has what the partitions that it reveals need."""
+    there = {parameter for parameter, path in rule.values if _is_scalar(path.first(record))}
+    return there.issuperset(rule.needed)
 
 
 @lru_cache(maxsize=1024)

@@ -4,7 +4,8 @@
         ▲                                                              │
         └────────────────────── what is known ◀────────────────────────┘
 
-A page is staged before the next is asked for. Killed anywhere, the fold says where to go on.
+The next page is asked for while one is staged; where pages may prove deletions, not before it is staged.
+Killed anywhere, the fold says where to go on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ingest.errors import GiveUp, Refused, UsageError
 from ingest.fetch.coverage import CoverageKey
 from ingest.fetch.crew import Crew
 from ingest.fetch.errand import Errand
-from ingest.fetch.extract import found_at
+from ingest.fetch.extract import records
 from ingest.fetch.known import Known, abandoned, gaps, recall, remember
 from ingest.fetch.paginate import by_id_request
 from ingest.fetch.reading import unseen
@@ -58,7 +59,10 @@ class Fetcher:
         gate: Gate = _open_gate,
         on_page: OnPage = _unheard,
         observe: Observer = unobserved,
+        proving: Collection[str] = (),
     ) -> None:
+        #: `proving`: the streams whose pages may prove that a row was deleted
+        self._proving = proving
         self._source = source
         self._log = log
         self._client = client
@@ -116,7 +120,7 @@ class Fetcher:
         known = await self.recall()
         changed = _changed(known, chosen)
         stager, before = self._stager(), self._figures()
-        errand = Errand(stager, known, command, chosen, workers=self._workers)
+        errand = Errand(stager, known, command, chosen, workers=self._workers, proving=self._proving)
         await errand.run()
         # only now is every page folded: one that is appended while its fetcher is cancelled is not
         if known.folded >= SNAPSHOT_PAGES:
@@ -214,14 +218,22 @@ def _changed(known: Known, chosen: dict[str, Route]) -> list[str]:
 def _unseen(errand: Errand, command: Command, chosen: dict[str, Route]) -> list[str]:
     if command.kind != "sync":
         return []
+    told = [one for name in sorted(chosen) for one in _closed(errand, name)]
     skipped = [stream for stream, _ in errand.skipped]
-    told = [one for name, route in chosen.items() for one in unseen(name, route.stream, skipped.count(name))]
+    told += [one for name, route in chosen.items() for one in unseen(name, route.stream, skipped.count(name))]
     told += [
         f"{name}: a listing that an earlier run began was finished; changes in its first pages show next time"
         for name in sorted(errand.finished)
         if chosen[name].stream.since is None
     ]
     return told
+
+
+def _closed(errand: Errand, name: str) -> list[str]:
+    """Partitions that the server does not let us read, which is no error, in a sentence."""
+    closed = errand.closed(name)
+    partitions = f"{closed} partition{'s' if closed != 1 else ''}"
+    return [f"{name}: {partitions} may not be read"] if closed else []
 
 
 async def _ask_by_id(stager: Stager, batch: Batch) -> list[Batch]:
@@ -240,18 +252,19 @@ async def _ask_by_id(stager: Stager, batch: Batch) -> list[Batch]:
         return list(batch.singly())
     if answer.status >= 400 and len(batch.keys) > 1:
         return list(batch.singly())
+    found = records(batch.stated, answer.json, path=by_id.records) if answer.status < 400 else []
     await stager.stage(
         Envelope(
             run=stager.run,
             source=stager.source,
             stream=batch.stream,
-            stream_hash=batch.stream_hash,
+            stream_hash=batch.stated.hash(),
             partition=partition,
             walk=Walk(id=f"{stager.run}.by_id.{after}", kind="by_id"),
             asked=asked,
             request=request,
             status=answer.status,
-            records=len(found_at(by_id.records or "$", answer.json)) if answer.status < 400 else 0,
+            records=len(found) if answer.status < 400 else 0,
             digest=await digest(answer.body),
         ),
         answer.body,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Container, Coroutine
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
@@ -16,6 +16,7 @@ from ingest.fetch.answer import Answer
 from ingest.fetch.coverage import CoverageKey, coverage_key
 from ingest.fetch.extract import opened, records, revealed
 from ingest.fetch.known import Known
+from ingest.fetch.lookout import Lookout
 from ingest.fetch.paginate import next_cursor, total_pages, walk_ends
 from ingest.fetch.parts import GONE, Part
 from ingest.fetch.reading import floor_under, read_page
@@ -54,8 +55,16 @@ class Walker:
     """Does walks for one command, and tells of the partitions that their pages reveal."""
 
     def __init__(
-        self, stager: Stager, known: Known, command: Command, reveal: Callable[[Child], None]
+        self,
+        stager: Stager,
+        known: Known,
+        command: Command,
+        reveal: Callable[[Child], None],
+        proving: Collection[str] = (),
     ) -> None:
+        #: `proving`: the streams whose pages may prove that a row was deleted
+        self._proving = proving
+        self.lookout = Lookout()
         self._stager = stager
         self._known = known
         self._command = command
@@ -81,6 +90,12 @@ class Walker:
                 return "done" if turn.over else "left"
             following = _next(route, step, asked.answer, turn)
             its_request = route.request(part.partition, step.walk, following.cursor)
+            if route.name in self._proving:
+                # a row that comes after the proof was asked for after it, or it could be the older state
+                await self._stage(route, part, step, request, asked, turn)
+                asked = await self._ask(route, part, following, its_request)
+                step, request = following, its_request
+                continue
             # the server works on the next page while this one is made durable
             async with beside(self._ask(route, part, following, its_request)) as asking:
                 await self._stage(route, part, step, request, asked, turn)
@@ -115,6 +130,7 @@ class Walker:
             ceiling=step.ceiling,
             now=_served_at(answer) or coverage_key(self._stager.now().isoformat()),
         )
+        self.lookout.see(route, found)
         turn = _Turn(
             reading.covered, children=self._children(route, part, step, found, answer), records=len(found)
         )

@@ -9,7 +9,7 @@ from itertools import islice
 import msgspec
 
 from ingest.errors import UsageError
-from ingest.source import ById, Source
+from ingest.source import ById, Source, Stream
 from ingest.types import canonical
 
 _REFERRER = re.compile(r"referrer\.([A-Za-z_]\w*)")
@@ -27,11 +27,15 @@ class Batch(msgspec.Struct, frozen=True):
     """Records that one request asks for."""
 
     stream: str
-    stream_hash: str
-    by_id: ById
+    stated: Stream
     keys: tuple[tuple[str, ...], ...]
     #: the values of the referring row that the request or the records' columns take
     referrer: dict[str, str]
+
+    @property
+    def by_id(self) -> ById:
+        """How the stream is asked by id."""
+        return _by_id(self.stream, self.stated)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -63,7 +67,7 @@ def batches(source: Source, wanted: Sequence[Wanted]) -> list[Batch]:
     groups: dict[tuple[str, str], dict[tuple[str, ...], None]] = {}
     referrers: dict[str, dict[str, str]] = {}
     for one in wanted:
-        by_id = _by_id(source, one.stream)
+        by_id = _by_id(one.stream, source.streams.get(one.stream))
         names = _named(by_id.path, *map(str, by_id.query.values()), *by_id.set.values())
         referrer = {name: one.referrer[name] for name in names if name in one.referrer}
         text = canonical(referrer)
@@ -71,15 +75,13 @@ def batches(source: Source, wanted: Sequence[Wanted]) -> list[Batch]:
         groups.setdefault((one.stream, text), {})[one.key] = None
     made = []
     for (stream, text), keys in groups.items():
-        by_id, remaining = _by_id(source, stream), iter(keys)
-        hash = source.streams[stream].hash()
-        while some := tuple(islice(remaining, by_id.batch)):
-            made.append(Batch(stream, hash, by_id, some, referrers[text]))
+        stated, remaining = source.streams[stream], iter(keys)
+        while some := tuple(islice(remaining, _by_id(stream, stated).batch)):
+            made.append(Batch(stream, stated, some, referrers[text]))
     return made
 
 
-def _by_id(source: Source, stream: str) -> ById:
-    known = source.streams.get(stream)
+def _by_id(stream: str, known: Stream | None) -> ById:
     if known is None or known.by_id is None:
         raise UsageError(f"{stream!r} cannot be asked by id", hint="state by_id in source.toml")
     if known.by_id.records is not None:

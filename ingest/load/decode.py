@@ -136,13 +136,33 @@ class Decoder:
             return
         shape = self.shape(self._entities[0])
         state = "forbidden" if page.envelope.status in by_id.forbidden else "gone"
+        asked = []
         for texts in msgspec.json.decode(page.envelope.partition)["by_id"]:
             stated = [texts] if isinstance(texts, str) else texts
-            key = tuple(
-                shape.convert(place, text) for place, text in zip(shape.key_places, stated, strict=True)
+            asked.append(
+                tuple(
+                    shape.convert(place, text) for place, text in zip(shape.key_places, stated, strict=True)
+                )
             )
+        if not arrived <= set(asked):
+            return  # a server that answers with what nobody asked for does not say what it has not got
+        for key in asked:
             if key not in arrived:
                 batch.facts.append(MissingFact(shape.table.name, key, state, page.stamp))
+
+    @property
+    def proves_deletes(self) -> bool:
+        """True when a page of the stream may prove that a row was deleted."""
+        tables = {
+            name
+            for part in (*self._also, self)
+            for entity in part._entities
+            for name in self._catalog.stated_with(self._catalog.entities[entity].name)
+        }
+        mirrors = [self._catalog.tables[name].mirror for name in tables]
+        return self.stream.deletes or any(
+            (one.purge and one.deleted) or (one.redacts and not one.clears) for one in mirrors
+        )
 
     @cached_property
     def _straight(self) -> Straight | None:

@@ -44,7 +44,7 @@ def _descend(
     if isinstance(value, list):
         for index, inner in enumerate(value):
             yield Found(inner, captures, (*place, index))
-    else:
+    elif value is not None:
         yield Found(value, captures, place)
 
 

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from ingest.catalog import Catalog
 from ingest.engines.base import Engine
 from ingest.errors import LogDrift
-from ingest.keys import Keys, dump_key, touch_keys
-from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, MISSING, PAGES
-from ingest.load.batch import Batch, Letter
+from ingest.keys import Keys, dump_key, load_key, touch_keys
+from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, MISSING, PAGES, REOPENED
+from ingest.load.batch import Batch, Letter, rank_of
 from ingest.load.decode import Decoder, only_mentioned
 from ingest.load.sets import settle_sets
 from ingest.load.store import Store
@@ -47,6 +47,12 @@ class Loader:
     def create(self, connection: sa.Connection) -> None:
         """Make the temporary tables on this connection."""
         self._store.create(connection)
+
+    def proving(self, source: str) -> frozenset[str]:
+        """The streams of a source whose pages may prove that a row was deleted."""
+        return frozenset(
+            stream for (name, stream), one in self._decoders.items() if name == source and one.proves_deletes
+        )
 
     def check(self, staged: Iterable[tuple[int, str, str]]) -> None:
         """LogDrift at the first (stamp, source, stream) whose page could not be decoded."""
@@ -94,13 +100,18 @@ class Loader:
             batch = self.decode(unmarked)
         pages = unmarked
         self._store.bind(connection)
-        total, kept = 0, batch.kept + settle_sets(connection, self._store, batch, in_order=in_order)
+        # what an open dead letter says is not loaded: where it may speak of a table, pages are not in order
+        waiting = self._spoken_of_by_letters(connection) if in_order else frozenset()
+        ordered = {name: in_order and name not in waiting for name in batch.tables()}
+        total, kept = 0, batch.kept + settle_sets(connection, self._store, batch, ordered)
         refused = 0
         for name in sorted(batch.tables()):
-            outcome = self._store.apply(connection, name, batch, in_order=in_order)
+            outcome = self._store.apply(connection, name, batch, in_order=ordered.get(name, in_order))
             total, kept, refused = total + outcome.written, kept + outcome.kept, refused + outcome.rejected
             if written is not None:
                 written[name] += outcome.written
+            if name in waiting:
+                self._settle_letters(connection, name, batch)
         counts = LoadCounts(
             pages=len(pages),
             quarantined=len(batch.quarantined),
@@ -114,6 +125,29 @@ class Loader:
         self._mark(connection, pages, batch, counts, log=log, run=run)
         return counts
 
+    def _spoken_of_by_letters(self, connection: sa.Connection) -> frozenset[str]:
+        """The tables that open dead letters may state rows of; all, where it is not known what one is."""
+        opened = sa.select(DEAD_LETTERS.c.table).where(DEAD_LETTERS.c.state == "open").distinct()
+        names = set(connection.scalars(opened))
+        tables = self._store.catalog.tables
+        if not names <= tables.keys():
+            return frozenset(tables)
+        return frozenset(one for name in names for one in self._store.catalog.stated_with(name))
+
+    def _settle_letters(self, connection: sa.Connection, name: str, batch: Batch) -> None:
+        """A dead letter is settled when all that it can have said was said anew, and later."""
+        table, letters = self._store.catalog.tables[name], DEAD_LETTERS.c
+        if table.mirror.version is not None or self._store.catalog.stated_with(name) != {name}:
+            return
+        full = batch.full.get(name, {})
+        opened = sa.select(letters.id, letters.key, letters.stamp).where(
+            letters.table == name, letters.key.is_not(None), letters.state == "open"
+        )
+        for id, text, stamp in connection.execute(opened).all():
+            said = full.get(load_key(text))
+            if said is not None and rank_of(said)[1] > stamp:
+                connection.execute(sa.update(DEAD_LETTERS).where(letters.id == id).values(state="settled"))
+
     @staticmethod
     def _unmarked(connection: sa.Connection, log: str, pages: Sequence[Page]) -> list[Page]:
         if not pages:
@@ -122,7 +156,9 @@ class Loader:
         marked = set(
             connection.scalars(
                 sa.select(PAGES.c.stamp).where(
-                    PAGES.c.log == log, PAGES.c.stamp.between(min(stamps), max(stamps))
+                    PAGES.c.log == log,
+                    PAGES.c.stamp.between(min(stamps), max(stamps)),
+                    PAGES.c.state != REOPENED,
                 )
             )
         )
@@ -191,6 +227,11 @@ class Loader:
             )
         ).inserted_primary_key
         load = inserted[0] if inserted else 0
+        stamps = [page.stamp for page in pages]
+        again = PAGES.c.stamp.between(min(stamps), max(stamps)) & (PAGES.c.state == REOPENED)
+        for stamp in connection.scalars(sa.select(PAGES.c.stamp).where(PAGES.c.log == log, again)).all():
+            if stamp in set(stamps):
+                connection.execute(sa.delete(PAGES).where(PAGES.c.log == log, PAGES.c.stamp == stamp))
         state = {True: "quarantined", False: "loaded"}
         self._engine.insert(
             connection,

@@ -53,11 +53,11 @@ class Reading:
                 self._top(self._decoder.shape(entity), found, index)
         except SetAside as error:
             self.ordinal = max(self.ordinal, first)
-            self._reject(first, found, error.message)
+            self._reject(first, found, index, error.message)
             return
         except RecursionError:
             self.ordinal = max(self.ordinal, first)
-            self._reject(first, found, _TOO_DEEP)
+            self._reject(first, found, index, _TOO_DEEP)
             return
         self._commit()
 
@@ -267,14 +267,32 @@ class Reading:
         keys = (*unknown, *shape.unknown_below(record))
         decoder.notice(self._batch, self._page.stamp, decoder.prefix(shape.table), keys)
 
-    def _reject(self, ordinal: int, found: Found, reason: str) -> None:
-        self._letter(ordinal, None, raw_record(self._page.body or b"", found.place), reason)
+    def _reject(self, ordinal: int, found: Found, index: int, reason: str) -> None:
+        table, key = self._identity(found, index)
+        self._letter(ordinal, table, raw_record(self._page.body or b"", found.place), reason, key=key)
 
-    def _letter(self, ordinal: int, table: str | None, raw: bytes, reason: str) -> None:
+    def _identity(self, found: Found, index: int) -> tuple[str | None, Key | None]:
+        """The table and key of a record that cannot be stored, as far as they can be told."""
+        try:
+            entities = self._decoder.entities_of(found.value)
+            if len(entities) != 1:
+                return None, None
+            shape = self._decoder.shape(entities[0])
+        except (SetAside, RecursionError):
+            return None, None
+        try:
+            record = found.value if isinstance(found.value, dict) else {}
+            return shape.table.name, shape.key_of(record, self._given(shape, found, index))
+        except (SetAside, RecursionError):
+            return shape.table.name, None
+
+    def _letter(
+        self, ordinal: int, table: str | None, raw: bytes, reason: str, *, key: Key | None = None
+    ) -> None:
         self._batch.records += 1
         self._batch.rejected += 1
         self._batch.letters.append(
-            Letter(stamp=self._page.stamp, ordinal=ordinal, table=table, key=None, raw=raw, reason=reason)
+            Letter(stamp=self._page.stamp, ordinal=ordinal, table=table, key=key, raw=raw, reason=reason)
         )
 
 

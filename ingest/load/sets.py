@@ -6,7 +6,7 @@ nothing, a newer one removes what it omits, and the order in which they came doe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,11 +24,14 @@ from ingest.withheld import load_row
 _CHUNK = 400
 
 
-def settle_sets(connection: sa.Connection, store: Store, batch: Batch, *, in_order: bool) -> int:
-    """Apply the batch's complete lists before its rows are written; how many records they supersede."""
+def settle_sets(connection: sa.Connection, store: Store, batch: Batch, in_order: Mapping[str, bool]) -> int:
+    """Apply the batch's complete lists before its rows are written; how many records they supersede.
+
+    `in_order`: by table, whether every lower stamp is loaded.
+    """
     superseded = 0
     for of in _governed(connection, store.catalog, batch):
-        superseded += _Settling(connection, store, batch, of).settle(in_order=in_order)
+        superseded += _Settling(connection, store, batch, of).settle(in_order=in_order[of.table])
     return superseded
 
 

@@ -130,6 +130,15 @@ class Shape:
                 raise SetAside(f"{name}: the record has no key")
         return key
 
+    def key_of(self, record: Mapping[str, Any], given: Mapping[int, Any]) -> tuple[Any, ...]:
+        """The key that a record states, whatever else it says; SetAside when it states none."""
+        row = self._template.copy()
+        for place in self.key_places:
+            said = (dig(record, path) for path in self.table.columns[place].paths)
+            value = given.get(place, next((one for one in said if one is not ABSENT), None))
+            row[place] = self.convert(place, value)
+        return self.key(row)
+
     def unknown_below(self, record: Mapping[str, Any]) -> list[str]:
         """Keys nobody takes inside objects that a path leads through."""
         found = []

@@ -33,7 +33,7 @@ from ingest.keys import (
     touch_keys,
     touch_whole,
 )
-from ingest.ledger import DEAD_LETTERS, PAGES, TOMBSTONES, WITHHELD
+from ingest.ledger import PAGES, TOMBSTONES, WITHHELD
 from ingest.load.batch import Batch, FullRow, Letter
 from ingest.load.merge import Stated, Statement, Tombstone, dump_exceptions, load_stated, merge, shown
 from ingest.mirror import LEDGER_COLUMNS
@@ -125,10 +125,7 @@ class Store:
 
     def _has_asides(self, connection: sa.Connection, table: Table) -> bool:
         """True when the ledger may have something to say of a row that the table has not got."""
-        of_table = [_any_of(one, one.c.table == table.name) for one in (WITHHELD, TOMBSTONES)]
-        of_table.append(
-            _any_of(DEAD_LETTERS, DEAD_LETTERS.c.table == table.name, DEAD_LETTERS.c.state == "open")
-        )
+        of_table = (_any_of(one, one.c.table == table.name) for one in (WITHHELD, TOMBSTONES))
         return any(connection.execute(one).first() is not None for one in of_table)
 
     def _special(
@@ -154,7 +151,7 @@ class Store:
             self.keys.among(table.name, key), sql.c.ingest_exceptions.is_not(None)
         )
         special |= {tuple(row) for row in connection.execute(excepted)}
-        for ledger in (WITHHELD, TOMBSTONES, DEAD_LETTERS):
+        for ledger in (WITHHELD, TOMBSTONES):
             special |= set(self._ledger_keys(connection, table.name, ledger))
         return special & full.keys()
 
@@ -163,8 +160,6 @@ class Store:
         if connection.execute(_any_of(ledger, ledger.c.table == name)).first() is None:
             return []
         rows = sa.select(ledger.c.key).where(ledger.c.table == name, ledger.c.key.in_(self._filled(name)))
-        if ledger is DEAD_LETTERS:
-            rows = rows.where(ledger.c.state == "open")
         return map(load_key, connection.scalars(rows))
 
     def _filled(self, name: str) -> sa.Select[Any]:
@@ -227,15 +222,14 @@ class Store:
             return changes
         known = self.known(connection, table, keys)
         tombstones = self._tombstones(connection, table.name, buried)
-        open_letters = set(self._ledger_keys(connection, table.name, DEAD_LETTERS))
         for key in sorted(keys):
             before = known.get(key) or Known(Stated(), False, None)
             statements = partial.get(key, [])
-            skip = in_order and key not in open_letters
-            merged, written, kept = merge(before.stated, statements, tombstones.get(key), skip_equal=skip)
+            tombstone = tombstones.get(key)
+            merged, written, kept = merge(before.stated, statements, tombstone, skip_equal=in_order)
             changes.written, changes.kept = changes.written + written, changes.kept + kept
             if merged is not before.stated or key in buried:
-                self._decide(table, key, before._replace(stated=merged), tombstones.get(key), changes)
+                self._decide(table, key, before._replace(stated=merged), tombstone, changes)
         return changes
 
     def _decide(

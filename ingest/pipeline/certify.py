@@ -61,10 +61,10 @@ def certify(connection: sa.Connection, facts: Facts, proven: Proven) -> Certific
     )
 
 
-def finished(certificate: Certificate, fetch: FetchReport, *, gaps: int) -> Certificate:
-    """The certificate with what fetching came to, and its exit status."""
-    final = msgspec.structs.replace(certificate, fetch=fetch, gaps=gaps)
-    incomplete = bool(fetch.failures or gaps or final.load.letters)
+def finished(certificate: Certificate, fetch: FetchReport, *, gaps: int, pending: int) -> Certificate:
+    """The certificate with what fetching came to and what is left to load, and its exit status."""
+    final = msgspec.structs.replace(certificate, fetch=fetch, gaps=gaps, pending=pending)
+    incomplete = bool(fetch.failures or gaps or pending or final.load.letters)
     return msgspec.structs.replace(
         final, exit=final.exit or (3 if incomplete else 0), remarks=(*final.remarks, *_remarks(final))
     )
@@ -76,10 +76,16 @@ def _remarks(certificate: Certificate) -> list[str]:
         remarks.append("the references, pointers or counters could not be proven")
     if certificate.fetch.failures:
         remarks.append(
-            f"{len(certificate.fetch.failures)} partitions gave up; the next sync goes on with them"
+            f"{_many(len(certificate.fetch.failures), 'partition')} gave up; the next sync goes on from there"
         )
     if certificate.gaps:
-        remarks.append(f"{certificate.gaps} gaps in what was fetched: `ingest gaps` shows them")
+        remarks.append(f"{_many(certificate.gaps, 'gap')} in what was fetched: `ingest gaps` shows them")
+    if certificate.pending:
+        remarks.append(f"{_many(certificate.pending, 'page')} staged and not loaded: run `ingest recover`")
     if certificate.load.letters:
         remarks.append("some records could not be stored: `ingest dead-letters` shows them")
     return remarks
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"

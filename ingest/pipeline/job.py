@@ -15,15 +15,25 @@ import sqlalchemy as sa
 from ingest import lock
 from ingest.catalog import Catalog, read_catalog
 from ingest.clock import Clock, SystemClock
-from ingest.config import Config, ConfiguredSource, import_package
+from ingest.config import Config, ConfiguredSource, models_of
 from ingest.database import open_reader, open_writer
 from ingest.digest import digest
 from ingest.engines import Engine, engine_for
 from ingest.errors import UsageError
 from ingest.fetch.fetcher import Fetcher
-from ingest.fetch.known import gaps, recall
-from ingest.fetch.peek import peek
-from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, LOGS, MISSING, PAGES, SETS, TOMBSTONES, TOUCHED, WITHHELD
+from ingest.ledger import (
+    DEAD_LETTERS,
+    KEYS,
+    LOADS,
+    LOGS,
+    MISSING,
+    PAGES,
+    REOPENED,
+    SETS,
+    TOMBSTONES,
+    TOUCHED,
+    WITHHELD,
+)
 from ingest.migrate import lineages
 from ingest.pipeline import questions
 from ingest.pipeline.machine import Machine
@@ -36,8 +46,6 @@ from ingest.report import (
     Gap,
     MissingParent,
     Observer,
-    Preview,
-    PreviewTable,
     Status,
     unobserved,
 )
@@ -50,10 +58,7 @@ async def open_job(
     config: Config, *, observe: Observer = unobserved, clock: Clock | None = None, write: bool = True
 ) -> AsyncIterator[Job]:
     """A job's database and page log, open for a run, or (without `write`) for a question."""
-    catalog = read_catalog(
-        import_package(f"{package}.models", config.file.parent)
-        for package in dict.fromkeys(source.package for source in config.sources.values())
-    )
+    catalog = read_catalog(models_of(config))
     engine = engine_for(config.database_url)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.close)
@@ -123,7 +128,7 @@ class Job:
 
     async def retry_dead_letters(self) -> Certificate:
         """Decode the pages of open dead letters again, under today's models."""
-        await self._database.write(_reopen_letters)
+        await self._database.write(partial(_reopen_letters, log=self._log.identity.id))
         return await self._run("dead-letters retry", [], None)
 
     async def retry_missing(self) -> int:
@@ -162,11 +167,8 @@ class Job:
                 top=await self._log.top(),
             )
         )
-        after = await self._machine.loaded_to()
-        pending = [envelope async for _, _, envelope in self._log.envelopes(after)]
-        return msgspec.structs.replace(
-            known, pending_pages=len(pending), pending_records=sum(envelope.records for envelope in pending)
-        )
+        pages, records = await self._machine.pending()
+        return msgspec.structs.replace(known, pending_pages=pages, pending_records=records)
 
     async def missing(self) -> list[MissingParent]:
         """References whose target is not in the mirror."""
@@ -182,30 +184,7 @@ class Job:
 
     async def gaps(self) -> list[Gap]:
         """Holes in what has been fetched."""
-        found: list[Gap] = []
-        for name, source in self._config.sources.items():
-            found += gaps(await recall(self._log, name), source.source.streams)
-        return found
-
-    async def preview(self, source: str, stream: str) -> Preview:
-        """One page, mapped: its rows by table and the keys that no column takes. Nothing is written."""
-        (configured,) = self._machine.chosen((source,))
-        async with self._machine.client(configured) as client:
-            page = await peek(source, configured.source, client, stream)
-        batch = self._loader.decode([page])
-        tables = []
-        for name in sorted(batch.tables()):
-            names = self._catalog.tables[name].names
-            rows = [dict(zip(names, one, strict=False)) for one in batch.full.get(name, {}).values()]
-            rows += [dict(one.values) for group in batch.partial.get(name, {}).values() for one in group]
-            tables.append(PreviewTable(table=name, rows=tuple(rows)))
-        return Preview(
-            request=f"{page.envelope.request.method} {page.envelope.request.path}",
-            records=batch.records,
-            tables=tuple(tables),
-            unmapped=tuple(path for _, _, path in batch.unmapped),
-            rejected=tuple(one.reason for one in batch.letters),
-        )
+        return await self._machine.gaps()
 
     # -- opening and closing -----------------------------------------------------------------------
 
@@ -261,20 +240,26 @@ def _empty(connection: sa.Connection, *, catalog: Catalog, engine: Engine) -> No
     put_off_indexes(connection, catalog, engine)
 
 
-def _reopen_letters(connection: sa.Connection) -> None:
-    """Take the marks off the pages of open dead letters; the next load takes these pages again."""
-    stamps = list(
-        connection.scalars(sa.select(DEAD_LETTERS.c.stamp).where(DEAD_LETTERS.c.state == "open").distinct())
-    )
+def _reopen_letters(connection: sa.Connection, *, log: str) -> None:
+    """Take the marks off this log's pages with open dead letters; the next load takes these pages again.
+
+    What fails again becomes a dead letter again.
+    """
+    opened = sa.select(DEAD_LETTERS.c.stamp).where(DEAD_LETTERS.c.log == log, DEAD_LETTERS.c.state == "open")
+    stamps = list(connection.scalars(opened.distinct()))
     if not stamps:
         return
     connection.execute(
-        sa.update(DEAD_LETTERS).where(DEAD_LETTERS.c.stamp.in_(stamps)).values(state="settled")
+        sa.delete(DEAD_LETTERS).where(
+            DEAD_LETTERS.c.log == log, DEAD_LETTERS.c.stamp.in_(stamps), DEAD_LETTERS.c.state == "open"
+        )
     )
-    marked = counted(connection, PAGES.c.state, PAGES.c.stamp.in_(stamps))
-    connection.execute(sa.delete(PAGES).where(PAGES.c.stamp.in_(stamps)))
+    of_log = sa.and_(PAGES.c.log == log, PAGES.c.stamp.in_(stamps))
+    marked = counted(connection, PAGES.c.state, of_log)
+    # rows that these pages wrote still want to know when they were asked for
+    connection.execute(sa.update(PAGES).where(of_log).values(state=REOPENED))
     # these pages will be counted by the load that takes them again
     taken_back = {"pages": -sum(marked.values()), "quarantined": -marked.get("quarantined", 0)}
     none = dict.fromkeys(("records", "written", "kept", "rejected"), 0)
     connection.execute(sa.insert(LOADS).values(run="dead-letters retry", **taken_back, **none))
-    connection.execute(sa.update(LOGS).values(loaded_to=min(stamps) - 1))
+    connection.execute(sa.update(LOGS).where(LOGS.c.log == log).values(loaded_to=min(stamps) - 1))

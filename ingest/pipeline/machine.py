@@ -13,16 +13,20 @@ from ingest.catalog import Catalog
 from ingest.clock import Clock
 from ingest.config import Config, ConfiguredSource
 from ingest.database import Database
+from ingest.engines import Engine
 from ingest.errors import LogDrift, UsageError
 from ingest.fetch.client import Client
 from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.known import gaps, recall
 from ingest.heal import Healer
+from ingest.keys import Keys
 from ingest.ledger import LOGS
 from ingest.load.loader import Loader
 from ingest.pipeline import limits
 from ingest.reconcile.reconciler import Reconciler
 from ingest.replay import ReplayTransport
-from ingest.report import Observer
+from ingest.report import Gap, Observer
+from ingest.source import Source
 from ingest.staging import PageLog
 from ingest.types import LogIdentity, Page
 
@@ -42,10 +46,8 @@ class Machine:
     ) -> None:
         self.config, self.catalog, self.database, self.log = config, catalog, database, log
         self.observe, self.clock = observe, clock
-        sources = {name: one.source for name, one in config.sources.items()}
-        modules = {name: f"{one.package}.models" for name, one in config.sources.items()}
-        self.healer = Healer(sources, catalog, database.engine, modules=modules)
-        self.loader = Loader(sources, catalog, database.engine, database.keys, modules=modules)
+        self.healer = Healer(_sources(config), catalog, database.engine, modules=_modules(config))
+        self.loader = loader_of(config, catalog, database.engine, database.keys)
         self.reconciler = Reconciler(
             catalog, database.engine, database.keys, fetchable=self.healer.tables, observe=observe
         )
@@ -67,18 +69,7 @@ class Machine:
 
     def client(self, source: ConfiguredSource) -> Client:
         """An HTTP client of a source, or of its recorded pages."""
-        if source.replay is None:
-            concurrency = self.config.fetch.concurrency
-            return Client(source, clock=self.clock, observe=self.observe, concurrency=concurrency)
-        ignoring = source.source.auth.query or () if source.source.auth else ()
-        transport = ReplayTransport(source.replay, source.base_url, ignoring=ignoring)
-        open_source = msgspec.structs.replace(source.source, auth=None, check=None, rate=None)
-        return Client(
-            msgspec.structs.replace(source, source=open_source),
-            transport=transport,
-            clock=self.clock,
-            observe=self.observe,
-        )
+        return client_of(self.config, source, clock=self.clock, observe=self.observe)
 
     def fetcher(self, source: ConfiguredSource, client: Client, run: str, **ways: Any) -> Fetcher:
         """What asks for a source's pages, in a run."""
@@ -90,6 +81,7 @@ class Machine:
             clock=self.clock,
             concurrency=self.config.fetch.concurrency,
             observe=self.observe,
+            proving=self.loader.proving(source.name),
             **ways,
         )
 
@@ -108,6 +100,19 @@ class Machine:
             return connection.scalar(sa.select(LOGS.c.loaded_to).where(LOGS.c.log == identity.id)) or 0
 
         return await self.database.read(ask)
+
+    async def pending(self) -> tuple[int, int]:
+        """Pages that are staged and not loaded, and their records."""
+        after = await self.loaded_to()
+        staged = [envelope.records async for _, _, envelope in self.log.envelopes(after)]
+        return len(staged), sum(staged)
+
+    async def gaps(self) -> list[Gap]:
+        """Holes in what has been fetched, of every source."""
+        found: list[Gap] = []
+        for name, source in self.config.sources.items():
+            found += gaps(await recall(self.log, name), source.source.streams)
+        return found
 
     async def attach_log(self) -> None:
         """Note the log in the ledger; a log that is behind it, or new to it, begins a generation above."""
@@ -130,6 +135,31 @@ class Machine:
                     )
                 )
             )
+
+
+def client_of(config: Config, source: ConfiguredSource, *, clock: Clock, observe: Observer) -> Client:
+    """An HTTP client of a source, or of its recorded pages."""
+    if source.replay is None:
+        return Client(source, clock=clock, observe=observe, concurrency=config.fetch.concurrency)
+    ignoring = source.source.auth.query or () if source.source.auth else ()
+    transport = ReplayTransport(source.replay, source.base_url, ignoring=ignoring)
+    open_source = msgspec.structs.replace(source.source, auth=None, check=None, rate=None)
+    recorded = msgspec.structs.replace(source, source=open_source)
+    return Client(recorded, transport=transport, clock=clock, observe=observe)
+
+
+def loader_of(config: Config, catalog: Catalog, engine: Engine, keys: Keys) -> Loader:
+    """What takes the pages of a job's sources apart and writes them."""
+    return Loader(_sources(config), catalog, engine, keys, modules=_modules(config))
+
+
+def _sources(config: Config) -> dict[str, Source]:
+    return {name: one.source for name, one in config.sources.items()}
+
+
+def _modules(config: Config) -> dict[str, str]:
+    """The module of models that each source's entities are looked for in."""
+    return {name: f"{one.package}.models" for name, one in config.sources.items()}
 
 
 def _known_logs(connection: sa.Connection, *, identity: LogIdentity) -> tuple[int, bool]:

@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog
-from ingest.ledger import DEAD_LETTERS, KEYS, LOCK, MISSING, PAGES, RUNS, WITHHELD
+from ingest.ledger import DEAD_LETTERS, KEYS, LOCK, MISSING, PAGES, REOPENED, RUNS, WITHHELD
 from ingest.report import Certificate, DeadLetter, MissingParent, Status
 from ingest.window import read_window
 from ingest.withheld import FOR
@@ -23,7 +23,7 @@ def status(
         log=log,
         log_id=log_id,
         top_stamp=top,
-        loaded_pages=count(connection, PAGES, PAGES.c.log == log_id),
+        loaded_pages=count(connection, PAGES, PAGES.c.log == log_id, PAGES.c.state != REOPENED),
         holder=held.holder if held else None,
         since=held.since if held else None,
         window=window.why if window else None,

@@ -21,7 +21,6 @@ from ingest.pipeline import limits
 from ingest.pipeline.certify import Facts, certify, finished
 from ingest.pipeline.feed import Feed, Load
 from ingest.pipeline.machine import Machine
-from ingest.pipeline.questions import count
 from ingest.report import Certificate, FetchReport
 from ingest.types import Envelope, LoadCounts, collected_seldom
 from ingest.window import build_indexes, close_window, open_window, put_off_indexes, window
@@ -54,6 +53,8 @@ class Run:
         self._asked: set[tuple[str, str]] = set()
         self._requests = 0
         self._windowed = False
+        #: missing parents are being asked for: nothing is loaded meanwhile
+        self._healing = False
         #: records that are staged and not loaded
         self._pending = 0
         self._changed = asyncio.Condition()
@@ -71,7 +72,7 @@ class Run:
         self._observe("run.started", run=self.id, command=self._command)
         await self._database.write(self._begin)
         after = await self._machine.loaded_to()
-        self._pending = sum([envelope.records async for _, _, envelope in self._log.envelopes(after)])
+        _, self._pending = await self._machine.pending()
         self._feed = Feed(self._log, self._machine.loader, after)
         async with AsyncExitStack() as stack:
             stack.enter_context(collected_seldom())
@@ -84,9 +85,11 @@ class Run:
                     await prove(client)
             if fetch is not None:
                 await self._fetch_and_load(fetch)
+            self._loads = load
             certificate = await self._settle(whole=whole or await self._covers_all(), load=load)
-            gaps = [gap for fetcher in self._fetchers.values() for gap in fetcher.gaps()] if fetch else []
-        final = finished(certificate, self._fetch, gaps=len(gaps))
+        pending, _ = (0, 0) if load else await self._machine.pending()
+        gaps = len(await self._machine.gaps())
+        final = finished(certificate, self._fetch, gaps=gaps, pending=pending)
         await self._database.write(partial(self._end, final=final))
         self._observe("run.finished", exit=final.exit)
         return final
@@ -112,9 +115,12 @@ class Run:
         )
 
     async def _covers_all(self) -> bool:
-        """The first certificate covers everything, and so does the one that closes a window."""
-        certified = RUNS.c.exit.in_(_CERTIFIED)
-        return self._windowed or not await self._database.read(lambda c: count(c, RUNS, certified))
+        """A certificate covers everything where the last one is none to build on, or a window is open."""
+        told = RUNS.c.certificate.is_not(None)
+        newest = sa.select(sa.func.max(RUNS.c.started)).where(told).scalar_subquery()
+        last = sa.select(RUNS.c.exit).where(told, RUNS.c.started == newest)
+        exits = set(await self._database.read(lambda connection: connection.scalars(last).all()))
+        return self._windowed or not exits or not exits <= _CERTIFIED
 
     # -- fetching, and loading beside it -----------------------------------------------------------
 
@@ -123,9 +129,9 @@ class Run:
         self._staged.set()
 
     async def _gate(self) -> None:
-        """Fetching waits while too much is unloaded."""
+        """Fetching waits while too much is unloaded, and loading goes on beside it."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._pending < limits.BACKLOG)
+            await self._changed.wait_for(lambda: self._pending < limits.BACKLOG or self._healing)
 
     async def _fetch_and_load(self, fetch: Callable[[Fetcher], Any]) -> None:
         tasks = [asyncio.ensure_future(fetch(fetcher)) for fetcher in self._fetchers.values()]
@@ -143,7 +149,7 @@ class Run:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(done, *tasks, return_exceptions=True)
 
     async def _load_in_window(self) -> None:
         """Write what was decoded in a transaction of its own; what comes next is decoded beside it."""
@@ -231,6 +237,7 @@ class Run:
         certificate = certify(connection, self._facts(counts, written, whole=whole), proven)
         if proven.holds:
             self._machine.reconciler.clear(connection)
+        if proven.holds and self._loads:
             close_window(connection)
         kept = proven.holds or self._windowed
         return kept, _Attempt(kept, [], certificate, counts, written)
@@ -258,14 +265,18 @@ class Run:
     async def _heal(self, asks: list[Ask]) -> None:
         """Ask for missing parents by id; what comes, and that nothing came, is staged."""
         self._observe("heal.asked", wanted=len(asks))
-        for name, fetcher in self._fetchers.items():
-            wanted = [Wanted(ask.stream, ask.key, ask.referrer) for ask in asks if ask.source == name]
-            if wanted:
-                report = await fetcher.by_id(wanted)
-                self._requests += report.requests
-                self._fetch += report
+        self._healing = True
+        try:
+            for name, fetcher in self._fetchers.items():
+                wanted = [Wanted(ask.stream, ask.key, ask.referrer) for ask in asks if ask.source == name]
+                if wanted:
+                    report = await fetcher.by_id(wanted)
+                    self._requests += report.requests
+                    self._fetch += report
+        finally:
+            self._healing = False
         self._asked |= {ask.where for ask in asks}
 
 
 #: exit statuses of runs that gave a certificate
-_CERTIFIED = (0, 3)
+_CERTIFIED = {0, 3}

@@ -10,8 +10,9 @@ hold, whatever came in which order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,6 +47,11 @@ class Action(NamedTuple):
     policy: str
     #: missing | cascade | deleted
     reason: str
+
+    @property
+    def where(self) -> tuple[str, Key]:
+        """The row that is not there."""
+        return self.dangling.reference.target, self.dangling.target
 
 
 @dataclass(slots=True)
@@ -85,16 +91,23 @@ class References:
         frontier.fill(connection, self._keys)
         values: list[sa.RowMapping] = []
         rows: set[tuple[str, str]] = set()
-        for target in frontier.tables:
-            for entry in connection.execute(self._returning(target, frontier)).mappings():
-                if entry["column"].startswith(FOR):
-                    rows.add((entry["table"], entry["key"]))
-                elif entry["column"]:
-                    values.append(entry)
+        returning = [self._returning(target, frontier) for target in frontier.tables]
+        # another row of the table may have made room
+        refused = sa.and_(WITHHELD.c.reason == "refused", WITHHELD.c.table.in_(frontier.tables))
+        returning.append(sa.select(WITHHELD).where(refused))
+        seen: set[tuple[str, str, str]] = set()
+        for entry in (row for one in returning for row in connection.execute(one).mappings()):
+            where = entry["table"], entry["key"], entry["column"]
+            if where in seen:
+                continue
+            seen.add(where)
+            if entry["column"].startswith(FOR):
+                rows.add((entry["table"], entry["key"]))
+            elif entry["column"]:
+                values.append(entry)
         changed = Scope({})
-        self._show_values(connection, values, changed)
-        self._show_rows(connection, rows, changed)
-        counts.restored += len(values) + len(rows)
+        counts.restored += sum(self._show_value(connection, entry, changed) for entry in values)
+        counts.restored += sum(self._show_row(connection, *where, changed) for where in sorted(rows))
         return changed
 
     def _returning(self, target: str, frontier: Scope) -> sa.Select[Any]:
@@ -118,38 +131,59 @@ class References:
         buried = sa.and_(WITHHELD.c.reason == "missing", WITHHELD.c.target_key.in_(gone))
         return sa.select(WITHHELD).where(WITHHELD.c.target_table == target, sa.or_(waits, buried))
 
-    def _show_values(self, connection: sa.Connection, entries: list[sa.RowMapping], changed: Scope) -> None:
-        for entry in entries:
-            table = self._catalog.tables[entry["table"]]
-            key = load_key(entry["key"])
-            stated = msgspec.json.decode(entry["value"])
-            self._touch_watched(connection, table, [key], changed)
-            connection.execute(
-                sa.update(table.sql)
-                .where(is_row(table, key))
-                .values({table.sql.c[entry["column"]]: stored(stated)})
-            )
-            self._forget(connection, table.name, key, entry["column"])
-            changed.add(table.name, [key])
-            self._touch_watched(connection, table, [key], changed)
+    def _show_value(self, connection: sa.Connection, entry: sa.RowMapping, changed: Scope) -> bool:
+        """Show a withheld value again; False, and it stays aside, where a constraint is against it."""
+        table, key = self._catalog.tables[entry["table"]], load_key(entry["key"])
+        stated = stored(msgspec.json.decode(entry["value"]))
+        show = sa.update(table.sql).where(is_row(table, key)).values({table.sql.c[entry["column"]]: stated})
+        self._touch_watched(connection, table, [key], changed)
+        if not self._allowed(connection, lambda: connection.execute(show)):
+            self._refuse(connection, table.name, entry["key"], entry["column"])
+            return False
+        self._forget(connection, table.name, key, entry["column"])
+        changed.add(table.name, [key])
+        self._touch_watched(connection, table, [key], changed)
+        return True
 
-    def _show_rows(self, connection: sa.Connection, rows: set[tuple[str, str]], changed: Scope) -> None:
-        for name, text in sorted(rows):
-            table, key = self._catalog.tables[name], load_key(text)
-            held = connection.execute(
-                sa.select(WITHHELD).where(
-                    WITHHELD.c.table == name, WITHHELD.c.key == text, WITHHELD.c.column == ""
-                )
-            ).mappings()
-            for row in held.all():
-                values, exceptions = load_row(table, row["value"])
-                rank = (row["version"], row["stamp"], row["ordinal"])
-                shown = {**dict.fromkeys(table.names), **self._fresh(table), **values}
-                shown.update(zip(LEDGER_COLUMNS, (*rank, exceptions), strict=True))
-                self._engine.insert(connection, table.sql, list(shown), [tuple(shown.values())])
-            self._forget(connection, name, key, None)
-            changed.add(name, [key])
-            self._touch_watched(connection, table, [key], changed)
+    def _show_row(self, connection: sa.Connection, name: str, text: str, changed: Scope) -> bool:
+        """Show a withheld row again; False, and it stays aside, where a constraint is against it."""
+        table, key = self._catalog.tables[name], load_key(text)
+        held = connection.execute(
+            sa.select(WITHHELD).where(
+                WITHHELD.c.table == name, WITHHELD.c.key == text, WITHHELD.c.column == ""
+            )
+        )
+        for row in held.mappings().all():
+            values, exceptions = load_row(table, row["value"])
+            rank = (row["version"], row["stamp"], row["ordinal"])
+            shown = {**dict.fromkeys(table.names), **self._fresh(table), **values}
+            shown.update(zip(LEDGER_COLUMNS, (*rank, exceptions), strict=True))
+            insert = partial(self._engine.insert, connection, table.sql, list(shown), [tuple(shown.values())])
+            if not self._allowed(connection, insert):
+                self._refuse(connection, name, text, None)
+                return False
+        self._forget(connection, name, key, None)
+        changed.add(name, [key])
+        self._touch_watched(connection, table, [key], changed)
+        return True
+
+    def _allowed(self, connection: sa.Connection, write: Callable[[], Any]) -> bool:
+        """Write what concerns one row; False, and nothing is written, when it violates a constraint."""
+        try:
+            with connection.begin_nested():
+                write()
+        except sa.exc.DBAPIError as error:
+            if self._engine.violation(error) is None:
+                raise
+            return False
+        return True
+
+    @staticmethod
+    def _refuse(connection: sa.Connection, name: str, key: str, column: str | None) -> None:
+        """Note that a row's entries, or one of them, wait for no parent, but for room beside another row."""
+        of_row = (WITHHELD.c.table == name, WITHHELD.c.key == key)
+        entries = of_row if column is None else (*of_row, WITHHELD.c.column == column)
+        connection.execute(sa.update(WITHHELD).where(*entries).values(reason="refused"))
 
     @staticmethod
     def _forget(connection: sa.Connection, name: str, key: Key, column: str | None) -> None:
@@ -171,21 +205,38 @@ class References:
         by_row: dict[tuple[str, Key], list[Action]] = {}
         for action in self._decide(connection, dangling):
             by_row.setdefault((action.dangling.reference.table, action.dangling.key), []).append(action)
+        stubs: set[tuple[str, Key]] = set()
         for (name, key), actions in sorted(
             by_row.items(), key=lambda item: (item[0][0], dump_key(item[0][1]))
         ):
             table = self._catalog.tables[name]
-            if any(action.policy == "park" for action in actions):
+            made = {one.where: one for one in actions if one.policy == "stub" and one.where not in stubs}
+            nulled = [one for one in actions if one.policy == "null"]
+            # what is done about one reference may violate a constraint: then the row is kept aside whole
+            if any(one.policy == "park" for one in actions) or not self._allowed(
+                connection, partial(self._patch, connection, table, made.values(), nulled, changed)
+            ):
                 self._park(connection, table, key, actions, changed)
                 counts.parked += 1
                 continue
-            for action in actions:
-                if action.policy == "stub":
-                    counts.stubs += self._stub(connection, action.dangling, changed)
-                else:
-                    self._null(connection, table, action, changed)
-                    counts.nulled += 1
+            stubs |= made.keys()
+            counts.stubs += len(made)
+            counts.nulled += len(nulled)
         return changed
+
+    def _patch(
+        self,
+        connection: sa.Connection,
+        table: Table,
+        stubs: Iterable[Action],
+        nulled: Iterable[Action],
+        changed: Scope,
+    ) -> None:
+        """Let a row stay in its table: a placeholder for what it leads to, or NULL for what dangles."""
+        for action in stubs:
+            self._stub(connection, action.dangling, changed)
+        for action in nulled:
+            self._null(connection, table, action, changed)
 
     def _dangling(
         self, connection: sa.Connection, reference: Reference, frontier: Scope
@@ -310,7 +361,7 @@ class References:
         connection.execute(sa.delete(table.sql).where(is_row(table, key)))
         changed.add(table.name, [key])
 
-    def _stub(self, connection: sa.Connection, one: Dangling, changed: Scope) -> int:
+    def _stub(self, connection: sa.Connection, one: Dangling, changed: Scope) -> None:
         """A placeholder parent: its key, constant defaults, and the lowest rank there is."""
         parent = self._catalog.tables[one.reference.target]
         exceptions = msgspec.json.encode(dict.fromkeys((*parent.names, ""))).decode()
@@ -318,9 +369,8 @@ class References:
         stated = {**self._fresh(parent), **stated}
         columns = (*stated, *LEDGER_COLUMNS)
         row = (*stated.values(), LOWEST_VERSION, 0, 0, exceptions)
-        fresh = self._engine.insert(connection, parent.sql, columns, [row], new_only=True)
+        self._engine.insert(connection, parent.sql, columns, [row])
         changed.add(parent.name, [one.target])
-        return fresh
 
     def _drop_stubs(self, connection: sa.Connection, scope: Scope, counts: ReferenceCounts) -> None:
         """A stub nobody refers to any more goes away."""

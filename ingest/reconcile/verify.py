@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Derived, Reference
 from ingest.keys import Keys
-from ingest.ledger import LOADS, PAGES
+from ingest.ledger import LOADS, PAGES, REOPENED
 from ingest.reconcile.derived import as_of
 from ingest.reconcile.scope import Scope
 from ingest.report import DerivedProof, ReferenceProof
@@ -141,7 +141,7 @@ def accounting(connection: sa.Connection) -> list[str]:
         sa.select(*(sa.func.coalesce(sa.func.sum(LOADS.c[name]), 0) for name in _COUNTS))
     ).one()
     pages, quarantined, records, written, kept, rejected = map(int, sums)
-    marked = counted(connection, PAGES.c.state)
+    marked = counted(connection, PAGES.c.state, PAGES.c.state != REOPENED)
     wrong = []
     if records != written + kept + rejected:
         wrong.append(

@@ -48,6 +48,7 @@ FLOORS = (
     {"fetch", "staging", "load", "reconcile"},
     {"pipeline", "replay", "testing", "log"},
     {"cli"},
+    {"__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: rooms that meet in the page log and the tables, and nowhere else

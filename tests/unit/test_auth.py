@@ -134,7 +134,11 @@ async def test_a_body_that_repeats_a_credential_is_stored_without_it() -> None:
     }
     async with shop(Script(*bodies([body])), {"query": {"api_key": "$TOKEN"}}) as client:
         answer = await client.ask(GET)
-    expected = body | {"next": "https://api.test/v1/items?page=2&api_key=REDACTED&sort=id"}
+    expected = body | {
+        "next": "https://api.test/v1/items?page=2&api_key=REDACTED&sort=id",
+        "other": "my_api_key=REDACTED",
+        "plain": "REDACTED",
+    }
     assert answer.json == json.loads(answer.body) == expected
 
 

@@ -81,6 +81,12 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Job:
 
     pipeline = ModuleType("ingest.pipeline")
     pipeline.open_job = open_job  # type: ignore[attr-defined]
+
+    async def preview(config: Config, *asked: str, observe: Observer) -> Any:
+        fake.opened = {"observe": observe, "write": False}
+        return await fake.__getattr__("preview")(*asked)
+
+    pipeline.preview = preview  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ingest.pipeline", pipeline)
     package = tmp_path / "systems_of_the_test"
     package.mkdir()
@@ -555,3 +561,17 @@ def test_a_full_disk_under_the_report_is_told() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(b"ingest: No space left on device\n")
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2], ids=["stdin", "stdout", "stderr"])
+def test_a_stream_that_was_closed_beforehand_is_no_fault(tmp_path: Path, closed: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ingest", "--config", str(tmp_path / "none.toml"), "status"],
+        capture_output=True,
+        preexec_fn=lambda: os.close(closed),
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    assert (b"no such file" in done.stderr) == (closed != 2)
+    assert done.stdout == b""

@@ -192,12 +192,15 @@ async def test_a_partition_is_skipped_while_its_parents_value_stays_the_same() -
 
 async def test_without_such_a_value_every_known_partition_is_asked() -> None:
     upstream = Rooms(a=1, b=1)
-    lab = Lab({**ROOMS, "rooms": {**ROOMS["rooms"], "since": {"param": "since", "key": "at"}}}, upstream)
+    lab = Lab(
+        {**ROOMS, "rooms": {**ROOMS["rooms"], "since": {"param": "since", "key": "last", "format": "value"}}},
+        upstream,
+    )
     await lab.whole()
     # the listing shows only what changed, and a room that is not in it may have news
     upstream.answers["/rooms"] = {"data": [], "more": False}
     report = await lab.whole()
-    assert sorted(lab.paths)[1:] == ["/rooms/b/messages", "/rooms?page=1"]
+    assert sorted(lab.paths)[1:] == ["/rooms/b/messages", "/rooms?since=m1&page=1"]
     assert report.skipped == 0
 
 
@@ -981,7 +984,7 @@ async def test_records_are_asked_for_by_id_in_as_few_requests_as_the_api_allows(
 
 
 async def test_values_of_the_referring_row_are_part_of_what_is_asked_for() -> None:
-    lab = Lab(USERS, lambda *_: {"id": "e"})
+    lab = Lab(USERS, lambda *_: {"data": {"id": "e"}, "event": {"id": "e"}})
     report = await lab.begin().by_id(
         [wanted("event", "r1", "e", room="r1", other="x"), wanted("event", "e2")]
     )
@@ -1024,10 +1027,10 @@ async def test_other_failures_by_id_are_told_and_do_not_end_the_rest() -> None:
 async def test_pages_by_id_reveal_no_partitions_and_leave_walks_as_they_are() -> None:
     upstream = Rooms(a=1)
     streams = {**ROOMS, "rooms": {**ROOMS["rooms"], "by_id": {"path": "/room/{id}"}}}
-    upstream.answers["/room/z"] = {"id": "z"}
+    upstream.answers["/room/z"] = {"data": {"id": "z"}}
     lab = Lab(streams, upstream)
     await lab.whole()
     await lab.begin().by_id([wanted("rooms", "z")])
     await lab.whole()
     assert lab.paths == ["/rooms?page=1", "/rooms/a/messages"]
-    assert msgspec.json.decode(lab.log.pages[2][3]) == {"id": "z"}
+    assert msgspec.json.decode(lab.log.pages[2][3]) == {"data": {"id": "z"}}

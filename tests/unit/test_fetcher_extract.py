@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
-from ingest.errors import AuthFailed
+from ingest.errors import AuthFailed, BadAnswer
 from ingest.fetch.body import NotJson, decode
 from ingest.fetch.crew import Crew
 from ingest.fetch.extract import Found, found_at, opened, record_id, records, revealed, rules, unread
@@ -23,7 +24,6 @@ from tests.unit.fetching import configured
         ("data", {"data": [{"id": 1}]}, [({"id": 1}, ())]),
         ("data", {"data": {"id": 1}}, [({"id": 1}, ())]),
         ("data", {"data": None}, []),
-        ("data", {}, []),
         ("rooms.*.events", {"rooms": {"a": {"events": [1, 2]}, "b": {}}}, [(1, ("a",)), (2, ("a",))]),
         ("rooms.*", {"rooms": {"a": 1, "b": [2, 3]}}, [(1, ("a",)), (2, ("b",)), (3, ("b",))]),
     ],
@@ -31,6 +31,17 @@ from tests.unit.fetching import configured
 def test_records_are_what_the_path_leads_to(path: str, page: Any, found: Any) -> None:
     stream = configured({"s": {"path": "/s", "records": path}}).source.streams["s"]
     assert records(stream, page) == [Found(*one) for one in found]
+
+
+@pytest.mark.parametrize(
+    ("path", "page"),
+    [("data", {}), ("data", "data"), ("a.data", {"a": []}), ("rooms.*.events", {}), ("0", [])],
+)
+def test_an_answer_without_the_path_is_an_error_unless_it_may_be_absent(path: str, page: Any) -> None:
+    stream = configured({"s": {"path": "/s", "records": path}}).source.streams["s"]
+    with pytest.raises(BadAnswer, match="has no `"):
+        records(stream, page)
+    assert records(msgspec.structs.replace(stream, absent="empty"), page) == []
 
 
 @pytest.mark.parametrize(
