@@ -7,11 +7,17 @@ struct, so that its JSON form is its definition.
 from __future__ import annotations
 
 import gc
+import json
+import math
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
+
+#: halves of characters, which UTF-8 has no place for
+_HALVES = re.compile("[\ud800-\udfff]")
 
 #: makes a value of a body
 Read: TypeAlias = Callable[[bytes], Any]
@@ -186,6 +192,28 @@ def read_json(data: bytes) -> Any:
     # at the bottom of a hostile nesting, finalizers that the collector calls would meet the recursion limit
     with uncollected():
         return msgspec.json.decode(data)
+
+
+def read_loosely(data: bytes) -> Any:
+    """The value of a body that is JSON but for NaN, numbers out of range or halves of characters.
+
+    ValueError where it is no JSON all the same. What JSON has no word for stands in it as python has it.
+    """
+    with uncollected(), suppress(json.JSONDecodeError):
+        return json.loads(str(data, "utf-8"))
+    # json's own error quotes the whole body
+    raise ValueError("the body is no JSON")
+
+
+def is_sound(value: Any) -> bool:
+    """True when a value has nothing in it that JSON has no word for, however deep."""
+    if isinstance(value, str):
+        return value.isascii() or not _HALVES.search(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(is_sound, value)) and all(map(is_sound, value.values()))
+    return all(map(is_sound, value)) if isinstance(value, list) else True
 
 
 def canonical(value: Any) -> str:

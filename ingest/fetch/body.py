@@ -17,7 +17,7 @@ import msgspec
 
 from ingest.errors import BadAnswer
 from ingest.fetch.retry import Unready
-from ingest.types import Read, read_json
+from ingest.types import Read, is_sound, read_json, read_loosely
 
 #: bytes decompressed at a time, which bounds what a bomb can hold in memory
 CHUNK = 64 * 1024
@@ -38,6 +38,10 @@ class Body(NamedTuple):
     data: bytes
     #: something other than the end of the connection said where the body ends
     whole: bool
+
+
+#: stands for a value that JSON has no word for; no path, cursor or key is made of it
+UNSOUND = ()
 
 
 class NotJson(ValueError):
@@ -86,7 +90,11 @@ async def read_body(response: httpx.Response, limit: int, wire: Wire) -> Body:
 
 
 def decode(data: bytes, read: Read = read_json) -> Any:
-    """The JSON value: integers exact, NaN, lone surrogates and anything but UTF-8 refused by NotJson."""
+    """The JSON value: integers exact, anything but JSON in UTF-8 refused by NotJson.
+
+    UNSOUND stands for NaN, numbers out of range and halves of characters: these are for the loader to set
+    aside, record by record.
+    """
     try:
         return read(data)
     except UnicodeDecodeError:
@@ -94,7 +102,28 @@ def decode(data: bytes, read: Read = read_json) -> Any:
     except RecursionError:
         raise NotJson("it is nested too deeply") from None
     except msgspec.MsgspecError as error:
+        return _sound(data, error)
+
+
+def _sound(data: bytes, error: msgspec.MsgspecError) -> Any:
+    """A body that is JSON but for single values, without these."""
+    try:
+        value = _without_unsound(read_loosely(data))
+    except RecursionError:
+        raise NotJson("it is nested too deeply") from None
+    except ValueError:
+        value = UNSOUND
+    if value == UNSOUND:
         raise NotJson(str(error), cut="truncated" in str(error)) from None
+    return value
+
+
+def _without_unsound(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_unsound(inner) for key, inner in value.items() if is_sound(key)}
+    if isinstance(value, list):
+        return [_without_unsound(inner) for inner in value]
+    return value if is_sound(value) else UNSOUND
 
 
 def excerpt(data: bytes) -> str:

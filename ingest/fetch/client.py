@@ -58,6 +58,8 @@ class Client:
         self.source = source
         #: requests that were sent again
         self.retries = 0
+        #: the last attempt did not reach the server; nor did any of a request that was given up
+        self._unreached = self._given_up = False
         #: requests on the wire: logins, redirects and repetitions too
         self.requests = 0
         #: body bytes on the wire, before decompression
@@ -113,7 +115,8 @@ class Client:
     ) -> _T:
         shown = f"{method} {path.partition('?')[0]}"
         where = f"{self.source.name}: {shown}"
-        patience = Patience(self._bounds, self._jitter)
+        # who could not be reached with all patience is tried once for each further request, until it answers
+        patience = Patience(self._bounds, self._jitter, attempts=1 if self._given_up else None)
 
         def before_sleep(error: Unready, attempt: int, wait: float) -> None:
             self.retries += 1
@@ -128,6 +131,7 @@ class Client:
         except IngestError as error:
             error.where = error.where or where
             raise
+        self._given_up = self._unreached
         final = patience.given_up(last)
         final.where = where
         raise final from last.__cause__
@@ -179,7 +183,9 @@ class Client:
                 reply = await self._read(request, sent, wire)
         except (httpx.TransportError, TimeoutError) as error:
             problem = error
+            self._unreached = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         else:
+            self._unreached = self._given_up = False
             self._tell("request", request=f"{method} {url.path}", status=reply.status, bytes=wire.bytes)
             return reply
         finally:

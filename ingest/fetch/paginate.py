@@ -24,6 +24,7 @@ import msgspec
 
 from ingest.errors import BadAnswer, ConfigError
 from ingest.fetch.answer import Answer
+from ingest.fetch.body import UNSOUND
 from ingest.fetch.courier import is_absolute, origin, without
 from ingest.fetch.request import ABSENT, by_id_request, plain, used, with_values
 from ingest.paths import Path
@@ -294,6 +295,8 @@ def _flag(path: str, json: Any) -> bool:
             f"the answer has no {path!r}",
             hint='correct paginate.more, or state another end, as end = "empty"',
         )
+    if value == UNSOUND:
+        raise BadAnswer(f"{path!r} is neither true nor false")
     return value.strip().lower() not in _FALSE if isinstance(value, str) else bool(value)
 
 

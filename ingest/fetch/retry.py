@@ -74,9 +74,10 @@ def _until(text: str, now: datetime) -> float | None:
 class Patience:
     """How much one request may still be repeated."""
 
-    def __init__(self, transport: Transport, jitter: random.Random) -> None:
+    def __init__(self, transport: Transport, jitter: random.Random, *, attempts: int | None = None) -> None:
+        #: `attempts`: in place of the source's
         self.attempts = 0
-        self._allowed = transport.attempts
+        self._allowed = transport.attempts if attempts is None else attempts
         self._max_wait = seconds(transport.max_wait)
         self._jitter = jitter
         self._failed = 0

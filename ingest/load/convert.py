@@ -153,7 +153,8 @@ def _integer(name: str, bits: int) -> Convert:
             value = int(value) if len(value) < 40 else high + 1
         if low <= value <= high:
             return int(value)
-        raise SetAside(f"{name}: the integer does not fit the column's {bits + 1} bits")
+        wider = "" if bits == 63 else "; a BigInteger has 64"
+        raise SetAside(f"{name}: the integer does not fit the column's {bits + 1} bits{wider}")
 
     return integer
 

@@ -17,13 +17,13 @@ from ingest.catalog import Catalog, Table
 from ingest.engines.base import Engine
 from ingest.errors import ConfigError, SetAside
 from ingest.load.batch import Batch, Letter, MissingFact
-from ingest.load.found import Found, find_records, raw_record
+from ingest.load.found import Found, find_records, raw_record, read_body
 from ingest.load.reading import Reading
 from ingest.load.shape import Shape
 from ingest.load.straight import Straight, is_of_page
 from ingest.paths import Path
 from ingest.source import Stream
-from ingest.types import Envelope, Key, Page, read_json
+from ingest.types import Envelope, Key, Page
 
 
 class Decoder:
@@ -80,8 +80,8 @@ class Decoder:
             self.notice(batch, page.stamp, "", reader.unknown)
             return
         try:
-            json = read_json(page.body or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            json, sound = read_body(page.body or b"")
+        except (ValueError, RecursionError) as error:
             batch.quarantined.add(page.stamp)
             batch.letters.append(
                 Letter(
@@ -94,12 +94,12 @@ class Decoder:
                 )
             )
             return
-        reading = Reading(self, page, batch)
+        reading = Reading(self, page, batch, sound=sound)
         letters = len(batch.letters)
         for first, found in self._parts(reading, envelope, json):
             for index, one in enumerate(found, first):
                 reading.record(one, index)
-        if straight is not None:
+        if straight is not None and sound:
             straight.learn(json)
         # a record that became a dead letter arrived all the same, whosever it is
         if envelope.walk.kind == "by_id" and len(batch.letters) == letters:
@@ -107,12 +107,13 @@ class Decoder:
 
     def raw_of(self, page: Page, ordinal: int) -> bytes | None:
         """The bytes of the top-level record that an ordinal lies in; None when there is none."""
-        reading = Reading(self, page, Batch(asked={page.stamp: page.envelope.asked}))
-        for first, part in self._parts(reading, page.envelope, read_json(page.body or b"")):
+        json, sound = read_body(page.body or b"")
+        reading = Reading(self, page, Batch(asked={page.stamp: page.envelope.asked}), sound=sound)
+        for first, part in self._parts(reading, page.envelope, json):
             for index, found in enumerate(part, first):
                 reading.record(found, index)
                 if reading.ordinal >= ordinal:
-                    return raw_record(page.body or b"", found.place)
+                    return raw_record(page.body or b"", found)
         return None
 
     def _parts(self, reading: Reading, envelope: Envelope, json: Any) -> Iterator[tuple[int, list[Found]]]:

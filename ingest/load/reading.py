@@ -14,7 +14,7 @@ from ingest.load.found import Found, raw_record
 from ingest.load.merge import Statement, Tombstone
 from ingest.load.shape import Shape, dig
 from ingest.load.straight import is_of_page, of_page
-from ingest.types import HIGHEST_VERSION, LABEL, LOWEST_VERSION, Key, Page
+from ingest.types import HIGHEST_VERSION, LABEL, LOWEST_VERSION, Key, Page, is_sound
 
 if TYPE_CHECKING:
     from ingest.load.decode import Decoder
@@ -25,8 +25,10 @@ _TOO_DEEP = "the record is nested too deep"
 class Reading:
     """One page being decoded: counts ordinals, and adds whole records or none of them."""
 
-    def __init__(self, decoder: Decoder, page: Page, batch: Batch) -> None:
+    def __init__(self, decoder: Decoder, page: Page, batch: Batch, *, sound: bool = True) -> None:
+        #: `sound`: the page has nothing in it that JSON has no word for
         self._decoder, self._page, self._batch = decoder, page, batch
+        self._sound = sound
         envelope = page.envelope
         self._partition: dict[str, Any] = msgspec.json.decode(envelope.partition)
         self._stream = decoder.stream
@@ -49,6 +51,8 @@ class Reading:
         """One top-level record: all that it states, or a dead letter."""
         first, self._pending, self._pending_sets = self.ordinal + 1, [], []
         try:
+            if not self._holdable(found):
+                raise SetAside("NaN, a number out of range or half a character, which no database can hold")
             for entity in self._decoder.entities_of(found.value):
                 self._top(self._decoder.shape(entity), found, index)
         except SetAside as error:
@@ -60,6 +64,10 @@ class Reading:
             self._reject(first, found, index, _TOO_DEEP)
             return
         self._commit()
+
+    def _holdable(self, found: Found) -> bool:
+        """False for a record with something in it that JSON has no word for, and no database a place."""
+        return self._sound or (is_sound(found.value) and is_sound(list(found.captures)))
 
     def _top(self, shape: Shape, found: Found, index: int) -> None:
         record = found.value if isinstance(found.value, dict) else {}
@@ -269,11 +277,13 @@ class Reading:
 
     def _reject(self, ordinal: int, found: Found, index: int, reason: str) -> None:
         table, key = self._identity(found, index)
-        self._letter(ordinal, table, raw_record(self._page.body or b"", found.place), reason, key=key)
+        self._letter(ordinal, table, raw_record(self._page.body or b"", found), reason, key=key)
 
     def _identity(self, found: Found, index: int) -> tuple[str | None, Key | None]:
         """The table and key of a record that cannot be stored, as far as they can be told."""
         try:
+            if not self._holdable(found):
+                return None, None
             entities = self._decoder.entities_of(found.value)
             if len(entities) != 1:
                 return None, None

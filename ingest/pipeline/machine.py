@@ -54,7 +54,7 @@ class Machine:
 
     def now(self) -> str:
         """The time as the ledger keeps it."""
-        return self.clock.now().isoformat(timespec="seconds")
+        return self.clock.now().isoformat(timespec="milliseconds")
 
     def chosen(self, names: tuple[str, ...]) -> list[ConfiguredSource]:
         """The named sources, all of them when none is; UsageError for a name that is not configured."""

@@ -249,9 +249,9 @@ async def test_another_status_is_refused_at_once(status: int) -> None:
         ),
         (b"", "application/json", "an empty body"),
         (b" \n", "application/json", "an empty body"),
-        (b'{"a": NaN}', "application/json", "not JSON .*NaN"),
+        (b"NaN", "application/json", "not JSON .*NaN"),
         (b'{"a": "\xff"}', "application/json", "not UTF-8"),
-        (b'["\\udead is no text"]', "application/json", "surrogate"),
+        (b'"\\udead is no text"', "application/json", "surrogate"),
     ],
 )
 async def test_what_is_not_json_is_a_bad_answer_that_says_what_came(
@@ -644,3 +644,17 @@ async def test_a_client_closes_its_transport() -> None:
     async with client:
         await client.ask(GET)
     assert closed == [True]
+
+
+async def test_a_server_that_cannot_be_reached_is_waited_for_once_and_then_only_tried() -> None:
+    down = [httpx.ConnectError("refused")] * 6
+    script = Script(*down, httpx.ConnectError("refused"), OK, httpx.ConnectError("refused"), OK)
+    async with client_of(script) as client:
+        for asked in (6, 7):
+            with pytest.raises(BadAnswer, match="refused"):
+                await client.ask(GET)
+            assert client.requests == asked
+        await client.ask(GET)
+        assert client.requests == 8
+        await client.ask(GET)
+        assert client.requests == 10, "it answered, so there is patience again"

@@ -579,7 +579,7 @@ def test_ordinals_are_the_same_whether_records_are_read_whole_or_in_part() -> No
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[NaN]", b'["\xff"]', b'["\\ud800"]', b"<html>", b"[" * 100_000],
+    [b"", b"{", b"NaN", b'["\xff"]', b'"\\ud800"', b"<html>", b"[" * 100_000],
     ids=["empty", "cut", "NaN", "not UTF-8", "a lone surrogate", "HTML", "nested too deep"],
 )
 def test_a_page_that_is_no_json_is_quarantined_whole_and_its_neighbours_load(body: bytes) -> None:
@@ -589,6 +589,16 @@ def test_a_page_that_is_no_json_is_quarantined_whole_and_its_neighbours_load(bod
     assert (letter(batch).stamp, letter(batch).ordinal, letter(batch).raw) == (2, -1, body)
     assert [key for key, _ in stated(batch, "rooms")] == [1, 3]
     assert batch.records == 2
+
+
+@pytest.mark.parametrize("odd", [b"NaN", b"-Infinity", b"1e999", b'"\\udcff"', b'{"x": ["\\ud800"]}'])
+def test_what_json_has_no_word_for_makes_a_letter_of_its_record_alone(odd: bytes) -> None:
+    body = b'[{"id": 1, "name": "\xc3\xa9"}, {"id": 2, "extra": ' + odd + b'}, {"id": 3}]'
+    batch = decode({"path": "/s", "entity": "Room"}, page(1, "s", body))
+    assert [key for key, _ in stated(batch, "rooms")] == [1, 3]
+    assert (letter(batch).ordinal, letter(batch).key, batch.rejected) == (1, None, 1)
+    assert b'"id":' in letter(batch).raw
+    assert not batch.quarantined
 
 
 def test_json_nested_to_any_depth_makes_letters_and_never_stops_the_load() -> None:
