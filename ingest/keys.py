@@ -76,6 +76,10 @@ class Keys:
         self._engine.insert(connection, temporary, temporary.c.keys(), rows)
         return len(rows)
 
+    def texts(self, table: str) -> sa.Select[Any]:
+        """The canonical keys last filled in for `table`."""
+        return sa.select(self._engine.key_json(list(self.tables[table].c)))
+
     def among(self, table: str, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[bool]:
         """True where `columns` are one of the keys last filled in for `table`."""
         temporary = self.tables[table]

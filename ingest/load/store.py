@@ -159,12 +159,8 @@ class Store:
         """Keys of a ledger table among those last filled in."""
         if connection.execute(_any_of(ledger, ledger.c.table == name)).first() is None:
             return []
-        rows = sa.select(ledger.c.key).where(ledger.c.table == name, ledger.c.key.in_(self._filled(name)))
+        rows = sa.select(ledger.c.key).where(ledger.c.table == name, ledger.c.key.in_(self.keys.texts(name)))
         return map(load_key, connection.scalars(rows))
-
-    def _filled(self, name: str) -> sa.Select[Any]:
-        temporary = self.keys.tables[name]
-        return sa.select(self.engine.key_json(list(temporary.c)))
 
     def _insert_new(self, connection: sa.Connection, table: Table, full: dict[Key, FullRow]) -> int:
         """Write the rows, and take them out of `full`, if the table has none of them.
@@ -278,7 +274,7 @@ class Store:
         return found
 
     def _withheld_of(self, name: str) -> sa.ColumnElement[bool]:
-        return sa.and_(WITHHELD.c.table == name, WITHHELD.c.key.in_(self._filled(name)))
+        return sa.and_(WITHHELD.c.table == name, WITHHELD.c.key.in_(self.keys.texts(name)))
 
     def _withheld_row(self, table: Table, row: sa.RowMapping) -> Known:
         values, exceptions = load_row(table, row["value"])
@@ -291,7 +287,7 @@ class Store:
     ) -> dict[Key, Tombstone]:
         """The tombstones of the keys last filled in, those of this batch joined in."""
         held = sa.select(TOMBSTONES).where(
-            TOMBSTONES.c.table == name, TOMBSTONES.c.key.in_(self._filled(name))
+            TOMBSTONES.c.table == name, TOMBSTONES.c.key.in_(self.keys.texts(name))
         )
         found = {
             load_key(row.key): Tombstone(row.version, row.stamp, row.proof)
@@ -385,7 +381,9 @@ class Store:
         self.keys.fill(connection, name, buried)
         joined = self._tombstones(connection, name, buried)
         connection.execute(
-            sa.delete(TOMBSTONES).where(TOMBSTONES.c.table == name, TOMBSTONES.c.key.in_(self._filled(name)))
+            sa.delete(TOMBSTONES).where(
+                TOMBSTONES.c.table == name, TOMBSTONES.c.key.in_(self.keys.texts(name))
+            )
         )
         rows = [(name, dump_key(key), one.version, one.stamp, one.proof) for key, one in joined.items()]
         self.engine.insert(connection, TOMBSTONES, TOMBSTONES.c.keys(), rows)

@@ -10,17 +10,17 @@ hold, whatever came in which order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Reference, Table, stored_births, stored_defaults, stubbable
 from ingest.engines.base import Engine
-from ingest.keys import Keys, dump_key, is_in, is_row, load_key, raw, stored
+from ingest.keys import RAW, Keys, dump_key, is_in, is_row, load_key, raw
 from ingest.ledger import TOMBSTONES, WITHHELD
 from ingest.mirror import LEDGER_COLUMNS
 from ingest.reconcile.scope import Scope
@@ -29,6 +29,9 @@ from ingest.withheld import FOR, dump_row, load_row
 
 #: keys named in one statement
 _CHUNK = 400
+
+#: a row's key and one of its columns
+Cell: TypeAlias = tuple[Key, str]
 
 
 class Dangling(NamedTuple):
@@ -89,25 +92,23 @@ class References:
 
     def _restore(self, connection: sa.Connection, frontier: Scope, counts: ReferenceCounts) -> Scope:
         frontier.fill(connection, self._keys)
-        values: list[sa.RowMapping] = []
-        rows: set[tuple[str, str]] = set()
+        values: dict[str, dict[Cell, Any]] = {}
+        rows: dict[str, set[Key]] = {}
         returning = [self._returning(target, frontier) for target in frontier.tables]
         # another row of the table may have made room
         refused = sa.and_(WITHHELD.c.reason == "refused", WITHHELD.c.table.in_(frontier.tables))
         returning.append(sa.select(WITHHELD).where(refused))
-        seen: set[tuple[str, str, str]] = set()
         for entry in (row for one in returning for row in connection.execute(one).mappings()):
-            where = entry["table"], entry["key"], entry["column"]
-            if where in seen:
-                continue
-            seen.add(where)
             if entry["column"].startswith(FOR):
-                rows.add((entry["table"], entry["key"]))
+                rows.setdefault(entry["table"], set()).add(load_key(entry["key"]))
             elif entry["column"]:
-                values.append(entry)
+                of_table = values.setdefault(entry["table"], {})
+                of_table[load_key(entry["key"]), entry["column"]] = msgspec.json.decode(entry["value"])
         changed = Scope({})
-        counts.restored += sum(self._show_value(connection, entry, changed) for entry in values)
-        counts.restored += sum(self._show_row(connection, *where, changed) for where in sorted(rows))
+        for name, shown in sorted(values.items()):
+            counts.restored += self._show_values(connection, self._catalog.tables[name], shown, changed)
+        for name, keys in sorted(rows.items()):
+            counts.restored += self._show_rows(connection, self._catalog.tables[name], keys, changed)
         return changed
 
     def _returning(self, target: str, frontier: Scope) -> sa.Select[Any]:
@@ -131,44 +132,70 @@ class References:
         buried = sa.and_(WITHHELD.c.reason == "missing", WITHHELD.c.target_key.in_(gone))
         return sa.select(WITHHELD).where(WITHHELD.c.target_table == target, sa.or_(waits, buried))
 
-    def _show_value(self, connection: sa.Connection, entry: sa.RowMapping, changed: Scope) -> bool:
-        """Show a withheld value again; False, and it stays aside, where a constraint is against it."""
-        table, key = self._catalog.tables[entry["table"]], load_key(entry["key"])
-        stated = stored(msgspec.json.decode(entry["value"]))
-        show = sa.update(table.sql).where(is_row(table, key)).values({table.sql.c[entry["column"]]: stated})
-        self._touch_watched(connection, table, [key], changed)
-        if not self._allowed(connection, lambda: connection.execute(show)):
-            self._refuse(connection, table.name, entry["key"], entry["column"])
-            return False
-        self._forget(connection, table.name, key, entry["column"])
-        changed.add(table.name, [key])
-        self._touch_watched(connection, table, [key], changed)
-        return True
+    def _show_values(
+        self, connection: sa.Connection, table: Table, values: Mapping[Cell, Any], changed: Scope
+    ) -> int:
+        """Show withheld values again: how many. One that a constraint is against stays aside."""
+        self._touch_watched(connection, table, {key for key, _ in values}, changed)
+        if not self._allowed(connection, lambda: self._write_values(connection, table, values)):
+            if len(values) > 1:
+                single = ({cell: value} for cell, value in values.items())
+                return sum(self._show_values(connection, table, one, changed) for one in single)
+            ((key, column),) = values
+            self._refuse(connection, table.name, key, column)
+            return 0
+        for column in {column for _, column in values}:
+            self._keys.fill(connection, table.name, [key for key, name in values if name == column])
+            connection.execute(sa.delete(WITHHELD).where(self._aside(table), WITHHELD.c.column == column))
+        self._touch_watched(connection, table, {key for key, _ in values}, changed)
+        changed.add(table.name, [key for key, _ in values])
+        return len(values)
 
-    def _show_row(self, connection: sa.Connection, name: str, text: str, changed: Scope) -> bool:
-        """Show a withheld row again; False, and it stays aside, where a constraint is against it."""
-        table, key = self._catalog.tables[name], load_key(text)
-        held = connection.execute(
-            sa.select(WITHHELD).where(
-                WITHHELD.c.table == name, WITHHELD.c.key == text, WITHHELD.c.column == ""
+    @staticmethod
+    def _write_values(connection: sa.Connection, table: Table, values: Mapping[Cell, Any]) -> None:
+        same = [table.sql.c[name] == sa.bindparam(f"key {name}", type_=RAW) for name in table.key]
+        for column in {column for _, column in values}:
+            show = sa.update(table.sql).where(*same).values({column: sa.bindparam("value shown", type_=RAW)})
+            named = [f"key {name}" for name in table.key]
+            connection.execute(
+                show,
+                [
+                    {"value shown": value, **dict(zip(named, key, strict=True))}
+                    for (key, name), value in values.items()
+                    if name == column
+                ],
             )
-        )
-        for row in held.mappings().all():
+
+    def _show_rows(
+        self, connection: sa.Connection, table: Table, keys: Collection[Key], changed: Scope
+    ) -> int:
+        """Show withheld rows again: how many. One that a constraint is against stays aside."""
+        self._keys.fill(connection, table.name, keys)
+        blank = {**dict.fromkeys(table.names), **self._fresh(table), **dict.fromkeys(LEDGER_COLUMNS)}
+        rows = []
+        held = sa.select(WITHHELD).where(self._aside(table), WITHHELD.c.column == "")
+        for row in connection.execute(held).mappings():
             values, exceptions = load_row(table, row["value"])
             rank = (row["version"], row["stamp"], row["ordinal"])
-            shown = {**dict.fromkeys(table.names), **self._fresh(table), **values}
-            shown.update(zip(LEDGER_COLUMNS, (*rank, exceptions), strict=True))
-            insert = partial(self._engine.insert, connection, table.sql, list(shown), [tuple(shown.values())])
-            if not self._allowed(connection, insert):
-                self._refuse(connection, name, text, None)
-                return False
-        self._forget(connection, name, key, None)
-        changed.add(name, [key])
-        self._touch_watched(connection, table, [key], changed)
-        return True
+            shown = {**blank, **values, **dict(zip(LEDGER_COLUMNS, (*rank, exceptions), strict=True))}
+            rows.append(tuple(shown.values()))
+        insert = partial(self._engine.insert, connection, table.sql, list(blank), rows)
+        if not self._allowed(connection, insert):
+            if len(keys) > 1:
+                return sum(self._show_rows(connection, table, [key], changed) for key in sorted(keys))
+            self._refuse(connection, table.name, next(iter(keys)), None)
+            return 0
+        connection.execute(sa.delete(WITHHELD).where(self._aside(table)))
+        self._touch_watched(connection, table, keys, changed)
+        changed.add(table.name, keys)
+        return len(keys)
+
+    def _aside(self, table: Table) -> sa.ColumnElement[bool]:
+        """The withheld entries of the keys last filled in."""
+        return sa.and_(WITHHELD.c.table == table.name, WITHHELD.c.key.in_(self._keys.texts(table.name)))
 
     def _allowed(self, connection: sa.Connection, write: Callable[[], Any]) -> bool:
-        """Write what concerns one row; False, and nothing is written, when it violates a constraint."""
+        """Write something; False, and nothing is written, when a row of it violates a constraint."""
         try:
             with connection.begin_nested():
                 write()
@@ -179,17 +206,11 @@ class References:
         return True
 
     @staticmethod
-    def _refuse(connection: sa.Connection, name: str, key: str, column: str | None) -> None:
+    def _refuse(connection: sa.Connection, name: str, key: Key, column: str | None) -> None:
         """Note that a row's entries, or one of them, wait for no parent, but for room beside another row."""
-        of_row = (WITHHELD.c.table == name, WITHHELD.c.key == key)
+        of_row = (WITHHELD.c.table == name, WITHHELD.c.key == dump_key(key))
         entries = of_row if column is None else (*of_row, WITHHELD.c.column == column)
         connection.execute(sa.update(WITHHELD).where(*entries).values(reason="refused"))
-
-    @staticmethod
-    def _forget(connection: sa.Connection, name: str, key: Key, column: str | None) -> None:
-        """Drop a withheld entry, or all of a row's."""
-        gone = sa.delete(WITHHELD).where(WITHHELD.c.table == name, WITHHELD.c.key == dump_key(key))
-        connection.execute(gone if column is None else gone.where(WITHHELD.c.column == column))
 
     # -- withhold --------------------------------------------------------------------------------
 
@@ -202,41 +223,63 @@ class References:
             for one in self._dangling(connection, reference, frontier)
         ]
         changed = Scope({})
-        by_row: dict[tuple[str, Key], list[Action]] = {}
+        rows: dict[str, dict[Key, list[Action]]] = {}
         for action in self._decide(connection, dangling):
-            by_row.setdefault((action.dangling.reference.table, action.dangling.key), []).append(action)
-        stubs: set[tuple[str, Key]] = set()
-        for (name, key), actions in sorted(
-            by_row.items(), key=lambda item: (item[0][0], dump_key(item[0][1]))
-        ):
-            table = self._catalog.tables[name]
-            made = {one.where: one for one in actions if one.policy == "stub" and one.where not in stubs}
-            nulled = [one for one in actions if one.policy == "null"]
-            # what is done about one reference may violate a constraint: then the row is kept aside whole
-            if any(one.policy == "park" for one in actions) or not self._allowed(
-                connection, partial(self._patch, connection, table, made.values(), nulled, changed)
-            ):
-                self._park(connection, table, key, actions, changed)
-                counts.parked += 1
-                continue
-            stubs |= made.keys()
-            counts.stubs += len(made)
-            counts.nulled += len(nulled)
+            one = action.dangling
+            rows.setdefault(one.reference.table, {}).setdefault(one.key, []).append(action)
+        for name, of_table in sorted(rows.items()):
+            self._withhold_in(connection, self._catalog.tables[name], of_table, counts, changed)
         return changed
+
+    def _withhold_in(
+        self,
+        connection: sa.Connection,
+        table: Table,
+        rows: Mapping[Key, list[Action]],
+        counts: ReferenceCounts,
+        changed: Scope,
+    ) -> None:
+        aside = {
+            key: actions for key, actions in rows.items() if any(one.policy == "park" for one in actions)
+        }
+        stay = {key: actions for key, actions in rows.items() if key not in aside}
+        # what is done about a reference may violate a constraint: whose row that is, only one by one can
+        # tell, and that row is kept aside whole
+        if not self._patch(connection, table, stay.values(), counts, changed):
+            for key, actions in sorted(stay.items(), key=lambda item: dump_key(item[0])):
+                if not self._patch(connection, table, [actions], counts, changed):
+                    aside[key] = actions
+        self._park(connection, table, aside, changed)
+        counts.parked += len(aside)
 
     def _patch(
         self,
         connection: sa.Connection,
         table: Table,
-        stubs: Iterable[Action],
-        nulled: Iterable[Action],
+        rows: Iterable[list[Action]],
+        counts: ReferenceCounts,
         changed: Scope,
-    ) -> None:
-        """Let a row stay in its table: a placeholder for what it leads to, or NULL for what dangles."""
-        for action in stubs:
-            self._stub(connection, action.dangling, changed)
-        for action in nulled:
-            self._null(connection, table, action, changed)
+    ) -> bool:
+        """Let rows stay in their table: a placeholder for what they lead to, or NULL for what dangles.
+
+        False, and nothing is done, when a constraint is against it.
+        """
+        actions = [action for of_row in rows for action in of_row]
+        stubs = {one.where: one.dangling for one in actions if one.policy == "stub"}
+        nulled = [one for one in actions if one.policy == "null"]
+
+        def patch() -> int:
+            made = sum(self._stub(connection, one, changed) for one in stubs.values())
+            self._null(connection, table, nulled, changed)
+            done.append(made)
+            return made
+
+        done: list[int] = []
+        if not self._allowed(connection, patch):
+            return False
+        counts.stubs += done[0]
+        counts.nulled += len(nulled)
+        return True
 
     def _dangling(
         self, connection: sa.Connection, reference: Reference, frontier: Scope
@@ -305,72 +348,76 @@ class References:
                 found |= {(name, key) for key in connection.scalars(held)}
         return found
 
-    def _null(self, connection: sa.Connection, table: Table, action: Action, changed: Scope) -> None:
-        """Show NULL; keep the stated value aside."""
-        one = action.dangling
-        columns = one.reference.nullable
-        row = self._row(connection, table, one.key)
-        target = (one.reference.target, dump_key(one.target))
-        entries = [
-            (
-                table.name,
-                dump_key(one.key),
-                name,
-                _json(row[name]),
-                *_column_rank(row, name),
-                action.reason,
-                *target,
-            )
-            for name in columns
-            if row[name] is not None
-        ]
-        self._touch_watched(connection, table, [one.key], changed)
-        self._engine.insert(connection, WITHHELD, WITHHELD.c.keys(), entries, new_only=True)
-        connection.execute(
-            sa.update(table.sql)
-            .where(is_row(table, one.key))
-            .values({table.sql.c[name]: None for name in columns})
-        )
-        changed.add(table.name, [one.key])
-
-    def _park(
-        self, connection: sa.Connection, table: Table, key: Key, actions: list[Action], changed: Scope
-    ) -> None:
-        """Keep the whole row aside, and note every reference it waits for."""
-        row = self._row(connection, table, key)
-        text = dump_key(key)
-        exceptions = msgspec.json.decode(row["ingest_exceptions"]) if row["ingest_exceptions"] else {}
-        values = {name: row[name] for name in table.names if exceptions.get(name, True) is not None}
-        for entry in connection.execute(
-            sa.select(WITHHELD).where(WITHHELD.c.table == table.name, WITHHELD.c.key == text)
-        ):
-            if entry.column and entry.value is not None:
-                values[entry.column] = msgspec.json.decode(entry.value)
-        rank = tuple(row[name] for name in LEDGER_COLUMNS[:3])
-        reason = "cascade" if any(action.reason == "cascade" for action in actions) else "missing"
-        entries = [
-            (table.name, text, "", dump_row(values, row["ingest_exceptions"]), *rank, reason, None, None)
-        ]
+    def _null(self, connection: sa.Connection, table: Table, actions: list[Action], changed: Scope) -> None:
+        """Show NULL; keep the stated values aside."""
+        if not actions:
+            return
+        keys = {one.dangling.key for one in actions}
+        self._touch_watched(connection, table, keys, changed)
+        rows = self._rows(connection, table)
+        entries = []
+        of_reference: dict[Reference, list[Key]] = {}
         for action in actions:
             one = action.dangling
-            target = (one.reference.target, dump_key(one.target))
-            entries.append((table.name, text, FOR + one.reference.name, None, *rank, action.reason, *target))
-        self._touch_watched(connection, table, [key], changed)
-        self._forget(connection, table.name, key, None)
-        self._engine.insert(connection, WITHHELD, WITHHELD.c.keys(), entries)
-        connection.execute(sa.delete(table.sql).where(is_row(table, key)))
-        changed.add(table.name, [key])
+            row, target = rows[one.key], (one.reference.target, dump_key(one.target))
+            of_reference.setdefault(one.reference, []).append(one.key)
+            for name in one.reference.nullable:
+                if row[name] is not None:
+                    cell = (table.name, dump_key(one.key), name, _json(row[name]))
+                    entries.append((*cell, *_column_rank(row, name), action.reason, *target))
+        self._engine.insert(connection, WITHHELD, WITHHELD.c.keys(), entries, new_only=True)
+        for reference, dangling in of_reference.items():
+            self._keys.fill(connection, table.name, dangling)
+            connection.execute(
+                sa.update(table.sql).where(self._filled(table)).values(dict.fromkeys(reference.nullable))
+            )
+        changed.add(table.name, keys)
 
-    def _stub(self, connection: sa.Connection, one: Dangling, changed: Scope) -> None:
-        """A placeholder parent: its key, constant defaults, and the lowest rank there is."""
+    def _park(
+        self, connection: sa.Connection, table: Table, parked: Mapping[Key, list[Action]], changed: Scope
+    ) -> None:
+        """Keep whole rows aside, and note every reference they wait for."""
+        if not parked:
+            return
+        self._touch_watched(connection, table, parked, changed)
+        held: dict[str, dict[str, Any]] = {}
+        for entry in connection.execute(sa.select(WITHHELD).where(self._aside(table))):
+            if entry.column and entry.value is not None:
+                held.setdefault(entry.key, {})[entry.column] = msgspec.json.decode(entry.value)
+        rows, entries = self._rows(connection, table), []
+        for key, actions in parked.items():
+            row, text = rows[key], dump_key(key)
+            exceptions = msgspec.json.decode(row["ingest_exceptions"]) if row["ingest_exceptions"] else {}
+            values = {name: row[name] for name in table.names if exceptions.get(name, True) is not None}
+            values |= held.get(text, {})
+            rank = tuple(row[name] for name in LEDGER_COLUMNS[:3])
+            reason = "cascade" if any(action.reason == "cascade" for action in actions) else "missing"
+            stated = dump_row(values, row["ingest_exceptions"])
+            entries.append((table.name, text, "", stated, *rank, reason, None, None))
+            for action in actions:
+                one = action.dangling
+                target = (one.reference.target, dump_key(one.target))
+                entries.append(
+                    (table.name, text, FOR + one.reference.name, None, *rank, action.reason, *target)
+                )
+        connection.execute(sa.delete(WITHHELD).where(self._aside(table)))
+        self._engine.insert(connection, WITHHELD, WITHHELD.c.keys(), entries)
+        connection.execute(sa.delete(table.sql).where(self._filled(table)))
+        changed.add(table.name, parked)
+
+    def _stub(self, connection: sa.Connection, one: Dangling, changed: Scope) -> int:
+        """A placeholder parent: its key, constant defaults, and the lowest rank; 0 if it is there already."""
         parent = self._catalog.tables[one.reference.target]
         exceptions = msgspec.json.encode(dict.fromkeys((*parent.names, ""))).decode()
         stated = dict(zip(parent.key, one.target, strict=True))
         stated = {**self._fresh(parent), **stated}
         columns = (*stated, *LEDGER_COLUMNS)
         row = (*stated.values(), LOWEST_VERSION, 0, 0, exceptions)
+        if connection.execute(sa.select(sa.literal(1)).where(is_row(parent, one.target))).first() is not None:
+            return 0
         self._engine.insert(connection, parent.sql, columns, [row])
         changed.add(parent.name, [one.target])
+        return 1
 
     def _drop_stubs(self, connection: sa.Connection, scope: Scope, counts: ReferenceCounts) -> None:
         """A stub nobody refers to any more goes away."""
@@ -401,21 +448,25 @@ class References:
 
     # -- shared ----------------------------------------------------------------------------------
 
-    @staticmethod
-    def _row(connection: sa.Connection, table: Table, key: Key) -> sa.RowMapping:
+    def _rows(self, connection: sa.Connection, table: Table) -> dict[Key, sa.RowMapping]:
+        """The rows of the keys last filled in, as stored."""
         columns = [raw(table.sql.c[name]) for name in (*table.names, *LEDGER_COLUMNS)]
-        return connection.execute(sa.select(*columns).where(is_row(table, key))).mappings().one()
+        rows = connection.execute(sa.select(*columns).where(self._filled(table))).mappings()
+        return {tuple(row[name] for name in table.key): row for row in rows}
+
+    def _filled(self, table: Table) -> sa.ColumnElement[bool]:
+        """The rows of the keys last filled in."""
+        return self._keys.among(table.name, [table.sql.c[name] for name in table.key])
 
     def _touch_watched(
-        self, connection: sa.Connection, table: Table, keys: list[Key], changed: Scope
+        self, connection: sa.Connection, table: Table, keys: Iterable[Key], changed: Scope
     ) -> None:
-        """The parents whose pointers, counters or stubs hang on these rows as they are now."""
+        """Fill in the keys; add the parents whose pointers, counters or stubs hang on their rows now."""
+        self._keys.fill(connection, table.name, keys)
         for columns, target in self._catalog.watched(table.name):
-            for key in keys:
-                watched = sa.select(*(raw(table.sql.c[name]) for name in columns)).where(is_row(table, key))
-                for row in connection.execute(watched):
-                    if None not in row:
-                        changed.add(target, [tuple(row)])
+            watched = sa.select(*(raw(table.sql.c[name]) for name in columns)).where(self._filled(table))
+            rows = connection.execute(watched.distinct())
+            changed.add(target, [tuple(row) for row in rows if None not in row])
 
 
 def _is_there(

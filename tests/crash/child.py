@@ -31,6 +31,8 @@ def die(by: signal.Signals = signal.SIGKILL) -> None:
 
 def run(arguments: list[str], moment: str | None, output: Path, limits: dict[str, int]) -> None:
     """Run a command line, its output in a file; `limits` are thresholds of the pipeline."""
+    # who runs the tests in the background has told them to ignore these
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with output.open("w") as stream:
         sys.stdout = sys.stderr = stream
         for name, value in limits.items():

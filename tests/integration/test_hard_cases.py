@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 import pytest
 import zstandard
 
+from ingest.clock import others
 from ingest.config import Config
 from ingest.pipeline import limits, open_job
+from ingest.pipeline.feed import Load
 from ingest.pipeline.run import Run
 from ingest.report import Certificate
+from ingest.types import LoadCounts
 from tests.answering import Said, answering
 from tests.integration.jobs import Setup, cli, forget, replace
 
@@ -300,6 +304,33 @@ async def test_healing_goes_on_however_much_it_brings(
         ran = await asyncio.wait_for(run(config), 60)
         # the server ignored which ids it was asked for, and so it has not said that any is gone
         assert (ran.exit, ran.missing, ran.fetch.requests) == (0, {"wanted": 60}, 61)
+
+
+async def test_fetching_waits_while_too_much_is_unloaded(tmp_path: Path) -> None:
+    rooms = [{"id": at, "code": str(at)} for at in range(10)]
+    async with answering(lambda *_: Said({"data": rooms})) as url:
+        config = Setup(tmp_path, {"rooms": STREAMS["rooms"]}, models=HEAD).configure(url)
+        async with open_job(config) as job:
+            ours = Run(job._machine, "one", "sync")
+            seen: list[int] = []
+            loaded = ours._loaded
+
+            async def watched(load: Load, *rest: Any) -> None:
+                seen.append(ours._pending)
+                await loaded(load, *rest)
+                seen.append(ours._pending)
+
+            ours._loaded = watched  # type: ignore[method-assign]
+            await ours.go(job._machine.chosen(()), lambda fetcher: fetcher.sync(), whole=False, load=True)
+            assert seen == [10, 0]
+
+            ours._pending = limits.BACKLOG
+            waiting = asyncio.ensure_future(ours._gate())
+            await asyncio.wait([waiting], timeout=0)
+            await others()
+            assert not waiting.done()
+            await loaded(Load(0, records=1), LoadCounts(), Counter())
+            await waiting
 
 
 # -- echoes ----------------------------------------------------------------------------------------------
