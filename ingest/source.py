@@ -436,7 +436,7 @@ def read_source(file: FilePath) -> Source:
 def decode_toml(file: FilePath, kind: type[Any]) -> Any:
     """The file as a `kind`, decoded strictly; ConfigError names the file and the key."""
     try:
-        text = file.read_bytes().decode("utf-8")
+        text = file.read_bytes().decode("utf-8-sig")  # some editors begin a file with a mark
     except FileNotFoundError:
         raise ConfigError("there is no such file", where=str(file)) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -23,8 +23,10 @@ from ingest.mirror import UtcDateTime
 
 #: milliseconds a statement waits for another writer
 _BUSY = 10_000
+#: pages of the write-ahead log before it is copied back: fewer copies of what a load writes twice
+_CHECKPOINT = 10_000
 #: KiB of page cache of the writer
-_CACHE = 262_144
+_CACHE = 65_536
 #: and of its temporary tables, which hold one batch
 _TEMPORARY_CACHE = 65_536
 #: values one statement may take (SQLite's own limit since 3.32), and rows of one that takes fewer
@@ -50,6 +52,7 @@ class SqliteEngine:
                 "cache_size": f"-{_CACHE}",
                 "temp.cache_size": f"-{_TEMPORARY_CACHE}",
                 "synchronous": "NORMAL",
+                "wal_autocheckpoint": f"{_CHECKPOINT}",
                 # sorts for an index that is built
                 "threads": "2",
             }

@@ -57,6 +57,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(folder: Path) -> None:
+    assert read(folder, "\ufeff" + JOB) == read(folder)
+
+
 def test_a_job_needs_no_more_than_a_source(folder: Path) -> None:
     config = read(folder)
     chat = config.sources["chat"]
