@@ -53,6 +53,11 @@ def is_row(table: Table, key: Key) -> sa.ColumnElement[bool]:
     return sa.and_(*(table.sql.c[name] == stored(value) for name, value in zip(table.key, key, strict=True)))
 
 
+def has_row(connection: sa.Connection, table: Table, key: Key) -> bool:
+    """True when the table shows a row with this key."""
+    return connection.execute(sa.select(sa.literal(1)).where(is_row(table, key))).first() is not None
+
+
 class Keys:
     """Typed temporary tables of keys, one a mirrored table, for `IN (SELECT …)`."""
 

@@ -25,11 +25,13 @@ class Lookout:
 
     def see(self, route: Route, found: Sequence[Found]) -> None:
         """Look at a page's records."""
+        path = key_path(route.stream)
+        if path is None and not route.rules:
+            return
         records = [one.value for one in found if isinstance(one.value, dict)]
         if not records:
             return
         self._seen[route.name] += len(records)
-        path = key_path(route.stream)
         if path is not None:
             key = f"no record has {path!r}, the stream's key: what changes later would not be seen"
             self._note(route.name, key, any(has_key(route.stream, one) for one in records))

@@ -94,12 +94,12 @@ class Walker:
                 # a row that comes after the proof was asked for after it, or it could be the older state
                 await self._stage(route, part, step, request, asked, turn)
                 asked = await self._ask(route, part, following, its_request)
-                step, request = following, its_request
-                continue
-            # the server works on the next page while this one is made durable
-            async with beside(self._ask(route, part, following, its_request)) as asking:
-                await self._stage(route, part, step, request, asked, turn)
-                asked, step, request = await asking, following, its_request
+            else:
+                # the server works on the next page while this one is made durable
+                async with beside(self._ask(route, part, following, its_request)) as asking:
+                    await self._stage(route, part, step, request, asked, turn)
+                    asked = await asking
+            step, request = following, its_request
 
     async def _ask(self, route: Route, part: Part, step: Step, request: Request) -> Asked:
         accept: Container[int] = _EXPIRED if step.resumed else _NO_CURSOR

@@ -227,11 +227,7 @@ class Loader:
             )
         ).inserted_primary_key
         load = inserted[0] if inserted else 0
-        stamps = [page.stamp for page in pages]
-        again = PAGES.c.stamp.between(min(stamps), max(stamps)) & (PAGES.c.state == REOPENED)
-        for stamp in connection.scalars(sa.select(PAGES.c.stamp).where(PAGES.c.log == log, again)).all():
-            if stamp in set(stamps):
-                connection.execute(sa.delete(PAGES).where(PAGES.c.log == log, PAGES.c.stamp == stamp))
+        self._drop_reopened(connection, log, {page.stamp for page in pages})
         state = {True: "quarantined", False: "loaded"}
         self._engine.insert(
             connection,
@@ -249,6 +245,14 @@ class Loader:
                 for page in pages
             ],
         )
+
+    @staticmethod
+    def _drop_reopened(connection: sa.Connection, log: str, stamps: set[int]) -> None:
+        """Take away what is left of the marks of pages that are loaded once more."""
+        within = PAGES.c.stamp.between(min(stamps), max(stamps))
+        reopened = sa.select(PAGES.c.stamp).where(PAGES.c.log == log, within, PAGES.c.state == REOPENED)
+        for stamp in stamps.intersection(connection.scalars(reopened)):
+            connection.execute(sa.delete(PAGES).where(PAGES.c.log == log, PAGES.c.stamp == stamp))
 
 
 def _letter_row(log: str, one: Letter) -> tuple[object, ...]:

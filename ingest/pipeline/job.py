@@ -184,7 +184,7 @@ class Job:
 
     async def gaps(self) -> list[Gap]:
         """Holes in what has been fetched."""
-        return await self._machine.gaps()
+        return await self._machine.gaps({})
 
     # -- opening and closing -----------------------------------------------------------------------
 

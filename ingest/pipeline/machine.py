@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -58,14 +58,7 @@ class Machine:
 
     def chosen(self, names: tuple[str, ...]) -> list[ConfiguredSource]:
         """The named sources, all of them when none is; UsageError for a name that is not configured."""
-        for name in names:
-            if name not in self.config.sources:
-                raise UsageError(
-                    f"there is no source {name!r}",
-                    where=str(self.config.file),
-                    hint=f"known: {', '.join(self.config.sources)}",
-                )
-        return [one for name, one in self.config.sources.items() if not names or name in names]
+        return chosen(self.config, names)
 
     def client(self, source: ConfiguredSource) -> Client:
         """An HTTP client of a source, or of its recorded pages."""
@@ -107,11 +100,14 @@ class Machine:
         staged = [envelope.records async for _, _, envelope in self.log.envelopes(after)]
         return len(staged), sum(staged)
 
-    async def gaps(self) -> list[Gap]:
-        """Holes in what has been fetched, of every source."""
+    async def gaps(self, fetchers: Mapping[str, Fetcher]) -> list[Gap]:
+        """Holes in what has been fetched, of every source; those who have just fetched know theirs."""
         found: list[Gap] = []
         for name, source in self.config.sources.items():
-            found += gaps(await recall(self.log, name), source.source.streams)
+            if name in fetchers:
+                found += fetchers[name].gaps()
+            else:
+                found += gaps(await recall(self.log, name), source.source.streams)
         return found
 
     async def attach_log(self) -> None:
@@ -135,6 +131,18 @@ class Machine:
                     )
                 )
             )
+
+
+def chosen(config: Config, names: tuple[str, ...]) -> list[ConfiguredSource]:
+    """The named sources, all of them when none is; UsageError for a name that is not configured."""
+    for name in names:
+        if name not in config.sources:
+            raise UsageError(
+                f"there is no source {name!r}",
+                where=str(config.file),
+                hint=f"known: {', '.join(config.sources)}",
+            )
+    return [one for name, one in config.sources.items() if not names or name in names]
 
 
 def client_of(config: Config, source: ConfiguredSource, *, clock: Clock, observe: Observer) -> Client:

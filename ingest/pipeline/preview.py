@@ -6,10 +6,9 @@ from ingest.catalog import read_catalog
 from ingest.clock import Clock, SystemClock
 from ingest.config import Config, models_of
 from ingest.engines import engine_for
-from ingest.errors import UsageError
 from ingest.fetch.peek import peek
 from ingest.keys import Keys
-from ingest.pipeline.machine import client_of, loader_of
+from ingest.pipeline.machine import chosen, client_of, loader_of
 from ingest.report import Observer, Preview, PreviewTable, unobserved
 
 
@@ -22,13 +21,7 @@ async def preview(
     clock: Clock | None = None,
 ) -> Preview:
     """One page, mapped: its rows by table and the keys that no column takes. Nothing is written."""
-    if source not in config.sources:
-        raise UsageError(
-            f"there is no source {source!r}",
-            where=str(config.file),
-            hint=f"known: {', '.join(config.sources)}",
-        )
-    configured = config.sources[source]
+    (configured,) = chosen(config, (source,))
     catalog = read_catalog(models_of(config))
     engine = engine_for(config.database_url)
     loader = loader_of(config, catalog, engine, Keys(catalog, engine))

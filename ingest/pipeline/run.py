@@ -85,10 +85,9 @@ class Run:
                     await prove(client)
             if fetch is not None:
                 await self._fetch_and_load(fetch)
-            self._loads = load
             certificate = await self._settle(whole=whole or await self._covers_all(), load=load)
         pending, _ = (0, 0) if load else await self._machine.pending()
-        gaps = len(await self._machine.gaps())
+        gaps = len(await self._machine.gaps(self._fetchers if fetch is not None else {}))
         final = finished(certificate, self._fetch, gaps=gaps, pending=pending)
         await self._database.write(partial(self._end, final=final))
         self._observe("run.finished", exit=final.exit)
@@ -208,7 +207,9 @@ class Run:
         """Load what is left, reconcile and prove; in between, ask for missing parents until none is left."""
         while True:
             last = await self._last_load() if load else Load(0)
-            tried = await self._database.attempt(partial(self._attempt, load=last, whole=whole))
+            tried = await self._database.attempt(
+                partial(self._attempt, load=last, whole=whole, all_loaded=load)
+            )
             if tried.kept:
                 await self._loaded(last, tried.counts, tried.written)
             elif load:
@@ -225,7 +226,9 @@ class Run:
             await self._feed.read_on()
         return self._feed.take()
 
-    def _attempt(self, connection: sa.Connection, *, load: Load, whole: bool) -> tuple[bool, _Attempt]:
+    def _attempt(
+        self, connection: sa.Connection, *, load: Load, whole: bool, all_loaded: bool
+    ) -> tuple[bool, _Attempt]:
         """One try at the whole: kept when nothing is left to ask for and it is proven, or in a window."""
         counts, written = self._load(connection, load=load)
         build_indexes(connection)
@@ -237,7 +240,7 @@ class Run:
         certificate = certify(connection, self._facts(counts, written, whole=whole), proven)
         if proven.holds:
             self._machine.reconciler.clear(connection)
-        if proven.holds and self._loads:
+        if proven.holds and all_loaded:
             close_window(connection)
         kept = proven.holds or self._windowed
         return kept, _Attempt(kept, [], certificate, counts, written)

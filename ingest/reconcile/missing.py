@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Reference
 from ingest.engines.base import Engine
-from ingest.keys import is_row, load_key
+from ingest.keys import has_row, load_key
 from ingest.ledger import MISSING, WITHHELD
-from ingest.types import LOWEST_VERSION, Key
+from ingest.types import LOWEST_VERSION
 from ingest.withheld import FOR
 
 _WAITING = ("missing", "incomplete")
@@ -47,7 +47,7 @@ class Missing:
         arrived = 0
         for table, key in known.keys() - absent.keys():
             connection.execute(sa.delete(MISSING).where(MISSING.c.table == table, MISSING.c.key == key))
-            arrived += self._is_there(connection, table, load_key(key))
+            arrived += has_row(connection, self._catalog.tables[table], load_key(key))
         return arrived
 
     def _absent(self, connection: sa.Connection) -> Iterable[Absent]:
@@ -99,10 +99,6 @@ class Missing:
             connection.execute(
                 sa.insert(MISSING).values(table=one.table, key=one.key, state=state, attempts=0, stamp=0)
             )
-
-    def _is_there(self, connection: sa.Connection, table: str, key: Key) -> bool:
-        there = sa.select(sa.literal(1)).where(is_row(self._catalog.tables[table], key))
-        return connection.scalar(there) is not None
 
 
 def _holds(reference: Reference, column: str) -> bool:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Reference, Table, stored_births, stored_defaults, stubbable
 from ingest.engines.base import Engine
-from ingest.keys import RAW, Keys, dump_key, is_in, is_row, load_key, raw
+from ingest.keys import RAW, Keys, dump_key, has_row, is_in, load_key, raw
 from ingest.ledger import TOMBSTONES, WITHHELD
 from ingest.mirror import LEDGER_COLUMNS
 from ingest.reconcile.scope import Scope
@@ -268,16 +268,15 @@ class References:
         stubs = {one.where: one.dangling for one in actions if one.policy == "stub"}
         nulled = [one for one in actions if one.policy == "null"]
 
-        def patch() -> int:
-            made = sum(self._stub(connection, one, changed) for one in stubs.values())
-            self._null(connection, table, nulled, changed)
-            done.append(made)
-            return made
+        made: list[Dangling] = []
 
-        done: list[int] = []
+        def patch() -> None:
+            made.extend(one for one in stubs.values() if self._stub(connection, one, changed))
+            self._null(connection, table, nulled, changed)
+
         if not self._allowed(connection, patch):
             return False
-        counts.stubs += done[0]
+        counts.stubs += len(made)
         counts.nulled += len(nulled)
         return True
 
@@ -405,19 +404,19 @@ class References:
         connection.execute(sa.delete(table.sql).where(self._filled(table)))
         changed.add(table.name, parked)
 
-    def _stub(self, connection: sa.Connection, one: Dangling, changed: Scope) -> int:
-        """A placeholder parent: its key, constant defaults, and the lowest rank; 0 if it is there already."""
+    def _stub(self, connection: sa.Connection, one: Dangling, changed: Scope) -> bool:
+        """A placeholder parent: its key, constant defaults, and the lowest rank; False if it is there."""
         parent = self._catalog.tables[one.reference.target]
+        if has_row(connection, parent, one.target):
+            return False
         exceptions = msgspec.json.encode(dict.fromkeys((*parent.names, ""))).decode()
         stated = dict(zip(parent.key, one.target, strict=True))
         stated = {**self._fresh(parent), **stated}
         columns = (*stated, *LEDGER_COLUMNS)
         row = (*stated.values(), LOWEST_VERSION, 0, 0, exceptions)
-        if connection.execute(sa.select(sa.literal(1)).where(is_row(parent, one.target))).first() is not None:
-            return 0
         self._engine.insert(connection, parent.sql, columns, [row])
         changed.add(parent.name, [one.target])
-        return 1
+        return True
 
     def _drop_stubs(self, connection: sa.Connection, scope: Scope, counts: ReferenceCounts) -> None:
         """A stub nobody refers to any more goes away."""
