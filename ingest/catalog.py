@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapper, RelationshipProperty, configure_mappers
 
 from ingest.errors import ConfigError, ModelError
+from ingest.form import stored
 from ingest.mirror import LEDGER_COLUMNS, Count, Latest, Mirror, Policy, attach, said
 from ingest.paths import Path
 from ingest.types import HIGHEST_VERSION, LOWEST_VERSION
@@ -481,23 +482,18 @@ def _pointed_at(column: sa.Column[Any], child: Any, where: str) -> str:
     )
 
 
-def stored_defaults(table: Table, dialect: sa.Dialect) -> dict[str, Any]:
+def stored_defaults(table: Table) -> dict[str, Any]:
     """Stored forms of the constant defaults, by column."""
     return {
-        column.name: _stored(column.type, column.default, dialect)
+        column.name: stored(column.type, column.default)
         for column in table.columns
         if column.default is not NO_DEFAULT
     }
 
 
-def stored_births(table: Table, dialect: sa.Dialect) -> dict[str, Any]:
+def stored_births(table: Table) -> dict[str, Any]:
     """Stored forms of what a new row starts with in the columns nobody states."""
-    return {name: _stored(table.sql.c[name].type, value, dialect) for name, value in table.born.items()}
-
-
-def _stored(type_: sa.types.TypeEngine[Any], value: Any, dialect: sa.Dialect) -> Any:
-    bind = type_.dialect_impl(dialect).bind_processor(dialect)
-    return value if bind is None or value is None else bind(value)
+    return {name: stored(table.sql.c[name].type, value) for name, value in table.born.items()}
 
 
 def version_number(value: Any) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -17,7 +16,7 @@ from ingest.engines import Engine
 from ingest.errors import UsageError
 from ingest.keys import Keys
 from ingest.migrations.lineage import Lineage
-from ingest.window import build_indexes
+from ingest.window import build, enforce
 
 T = TypeVar("T")
 
@@ -70,7 +69,8 @@ class Database:
 
         def work(connection: sa.Connection) -> tuple[list[str], int]:
             # a migration takes the tables as their models say they are
-            build_indexes(connection)
+            build(connection)
+            enforce(connection)
             moves = migrate.plan(connection, self.lineages, place=place)
             steps = migrate.carry_out(connection, self.lineages, moves, place=place)
             # asked last, of the ledger as it is now; when another run has the lock, all of it is undone
@@ -127,7 +127,7 @@ async def open_reader(
     engine: Engine, catalog: Catalog, lineages: Sequence[Lineage]
 ) -> AsyncIterator[Database]:
     """The database for a question; UsageError when there is no mirror yet, or not one that is known here."""
-    if not Path(engine.place).exists():
+    if not await engine.exists():
         raise UsageError("there is no mirror yet", where=engine.place, hint="run `ingest sync`")
     async with engine.reader() as connection:
         database = Database(engine, catalog, lineages, connection)

@@ -1,75 +1,95 @@
 """The canonical digest: one text for what a mirror holds, the same on every engine.
 
-It covers every model column of every row, derived ones included, and every withheld value; not the
-ranks, which depend on when equal records were met.
+It covers every model column of every row, derived ones included, and every withheld value, in stored form;
+not the ranks, which depend on when equal records were met.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from datetime import date, datetime, time
-from decimal import Decimal
-from enum import Enum
+from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Table
+from ingest.engines.base import Engine
+from ingest.keys import raw
 from ingest.ledger import WITHHELD
 from ingest.mirror import LEDGER_COLUMNS
 
 #: rows read at once
 _CHUNK = 10_000
+_encode = msgspec.json.Encoder(order="sorted").encode
 
 
-def digest(connection: sa.Connection, catalog: Catalog) -> str:
+def digest(connection: sa.Connection, catalog: Catalog, engine: Engine) -> str:
     """The digest of everything the catalog's tables show and the ledger withholds, hexadecimal."""
     whole = hashlib.sha256()
     for name in sorted(catalog.tables):
         whole.update(f"{name}\n".encode())
-        _add_table(connection, catalog.tables[name], whole)
+        _add_table(connection, engine, catalog.tables[name], whole)
     whole.update(b"withheld\n")
-    _add_withheld(connection, whole)
+    _add_withheld(connection, engine, catalog, whole)
     return whole.hexdigest()
 
 
-def _add_table(connection: sa.Connection, table: Table, whole: Any) -> None:
+def _add_table(connection: sa.Connection, engine: Engine, table: Table, whole: Any) -> None:
     columns = [column for column in table.sql.columns if column.name not in LEDGER_COLUMNS]
     rows = connection.execute(
-        sa.select(*columns)
-        .order_by(*(table.sql.c[name] for name in table.key))
+        sa.select(*(raw(engine, column) for column in columns))
+        .order_by(*(engine.in_order(table.sql.c[name]) for name in table.key))
         .execution_options(yield_per=_CHUNK)
     )
+    turns = [_canonical(column.type) for column in columns]
     for row in rows:
-        whole.update(msgspec.json.encode([portable(value) for value in row], order="sorted") + b"\n")
+        whole.update(_encode([turn(value) for turn, value in zip(turns, row, strict=True)]) + b"\n")
 
 
-def _add_withheld(connection: sa.Connection, whole: Any) -> None:
+def _add_withheld(connection: sa.Connection, engine: Engine, catalog: Catalog, whole: Any) -> None:
     columns = (WITHHELD.c.table, WITHHELD.c.key, WITHHELD.c.column)
-    rows = sa.select(*columns, WITHHELD.c.value).where(WITHHELD.c.value.is_not(None)).order_by(*columns)
-    for table, key, column, value in connection.execute(rows):
+    rows = (
+        sa.select(*columns, WITHHELD.c.value)
+        .where(WITHHELD.c.value.is_not(None))
+        .order_by(*map(engine.in_order, columns))
+    )
+    for name, key, column, value in connection.execute(rows):
         stated = msgspec.json.decode(value)
-        whole.update(
-            msgspec.json.encode([table, key, column, stated if column else stated["values"]], order="sorted")
-        )
-        whole.update(b"\n")
+        sql = catalog.tables[name].sql if name in catalog.tables else None
+        values = {column: stated} if column else stated["values"]
+        if sql is not None:
+            values = {one: _canonical(sql.c[one].type)(told) for one, told in values.items()}
+        whole.update(_encode([name, key, column, values]) + b"\n")
 
 
-def portable(value: Any) -> Any:
-    """A python value as JSON that no engine spells differently."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="microseconds")
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return str(value.normalize())
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
+def _canonical(type_: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:
+    """One value for what equal stored forms of a type may still spell differently."""
+    if isinstance(type_, sa.JSON):
+        return _canonical_json
+    return _canonical_number if isinstance(type_, sa.Numeric) else _as_it_is
+
+
+def _canonical_json(text: Any) -> Any:
+    """What a JSON text says: engines have orders of members and spellings of numbers of their own."""
+    # a bare number may come back as one
+    return _plain(msgspec.json.decode(text) if isinstance(text, str) else text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return _canonical_number(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _canonical_number(value: Any) -> Any:
+    """1.0 and 1 are one number, and so are 0.0 and -0.0."""
+    if not isinstance(value, float) or not value.is_integer():
+        return value
+    return int(value) if abs(value) < 2**63 else value
+
+
+def _as_it_is(value: Any) -> Any:
     return value

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Table
 from ingest.engines.base import Engine
+from ingest.form import reader
 from ingest.keys import is_row, load_key, raw
 from ingest.ledger import MISSING, WITHHELD
 from ingest.source import ById, Source, Stream
@@ -73,9 +74,7 @@ class Healer:
     def _ask(self, connection: sa.Connection, table: str, text: str) -> Ask:
         source, stream, by_id = self._ways[table]
         key = load_key(text)
-        spelled = spell(
-            self._catalog.tables[table], self._catalog.tables[table].key, key, self._engine.dialect
-        )
+        spelled = spell(self._catalog.tables[table], self._catalog.tables[table].key, key)
         names = _REFERRER.findall(by_id.path + "".join(map(str, by_id.query.values())))
         names += [
             name.removeprefix("$partition.referrer.") for name in by_id.set.values() if ".referrer." in name
@@ -98,14 +97,14 @@ class Healer:
             stated = self._stated(connection, referring, text)
             values = tuple(stated.get(column) for column in there)
             if there and None not in values:
-                return dict(zip(there, spell(referring, there, values, self._engine.dialect), strict=True))
+                return dict(zip(there, spell(referring, there, values), strict=True))
         return {}
 
-    @staticmethod
-    def _stated(connection: sa.Connection, table: Table, key: str) -> Mapping[str, Any]:
+    def _stated(self, connection: sa.Connection, table: Table, key: str) -> Mapping[str, Any]:
         """What is stated of a row, whether the table shows it or it is kept aside whole."""
-        columns = [raw(table.sql.c[name]) for name in table.names]
-        shown = connection.execute(sa.select(*columns).where(is_row(table, load_key(key)))).mappings().first()
+        columns = [raw(self._engine, table.sql.c[name]) for name in table.names]
+        row = sa.select(*columns).where(is_row(self._engine, table, load_key(key)))
+        shown = connection.execute(row).mappings().first()
         if shown is not None:
             return dict(shown)
         whole = sa.and_(WITHHELD.c.table == table.name, WITHHELD.c.key == key, WITHHELD.c.column == "")
@@ -118,13 +117,12 @@ def _entities(stream: Stream) -> set[str]:
     return {*stated.default, *(name for names in stated.cases.values() for name in names)}
 
 
-def spell(table: Table, columns: Iterable[str], values: Key, dialect: sa.Dialect) -> tuple[str, ...]:
+def spell(table: Table, columns: Iterable[str], values: Key) -> tuple[str, ...]:
     """Stored values as an API spells them in a URL."""
     spelled = []
     for name, value in zip(columns, values, strict=True):
-        type_ = table.sql.c[name].type
-        processor = type_.dialect_impl(dialect).result_processor(dialect, None)
-        python: Any = processor(value) if processor is not None else value
+        read = reader(table.sql.c[name].type)
+        python: Any = read(value) if read is not None else value
         if isinstance(python, Enum):
             python = python.value
         elif isinstance(python, datetime):

@@ -19,15 +19,6 @@ TOUCHED_LIMIT = 20_000
 WHOLE = "*"
 
 
-class Raw(sa.types.UserDefinedType[Any]):
-    """A value as the driver gives and takes it, past the column type's processors."""
-
-    cache_ok = True
-
-
-RAW = Raw()
-
-
 def dump_key(key: Key) -> str:
     """The canonical JSON array of a key in stored form."""
     return msgspec.json.encode(key).decode()
@@ -38,24 +29,25 @@ def load_key(text: str) -> Key:
     return tuple(msgspec.json.decode(text))
 
 
-def raw(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """The column as stored, not as the ORM would read it."""
-    return sa.type_coerce(column, RAW).label(getattr(column, "name", None))
+def raw(engine: Engine, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The column in stored form, not as the ORM would read it."""
+    return sa.type_coerce(column, engine.form(column.type)).label(getattr(column, "name", None))
 
 
-def stored(value: Any) -> sa.ColumnElement[Any]:
-    """A value that is in stored form already, past the column's own processors."""
-    return sa.literal(value, RAW)
+def given(engine: Engine, value: Any, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """A value of the column that is in stored form already."""
+    return sa.literal(value, engine.form(column.type))
 
 
-def is_row(table: Table, key: Key) -> sa.ColumnElement[bool]:
+def is_row(engine: Engine, table: Table, key: Key) -> sa.ColumnElement[bool]:
     """The row with this key, in stored form."""
-    return sa.and_(*(table.sql.c[name] == stored(value) for name, value in zip(table.key, key, strict=True)))
+    columns = [table.sql.c[name] for name in table.key]
+    return sa.and_(*(one == given(engine, value, one) for one, value in zip(columns, key, strict=True)))
 
 
-def has_row(connection: sa.Connection, table: Table, key: Key) -> bool:
+def has_row(connection: sa.Connection, engine: Engine, table: Table, key: Key) -> bool:
     """True when the table shows a row with this key."""
-    return connection.execute(sa.select(sa.literal(1)).where(is_row(table, key))).first() is not None
+    return connection.execute(sa.select(sa.literal(1)).where(is_row(engine, table, key))).first() is not None
 
 
 class Keys:
@@ -76,7 +68,7 @@ class Keys:
     def fill(self, connection: sa.Connection, table: str, keys: Iterable[Key]) -> int:
         """Replace the table's keys; how many there are."""
         temporary = self.tables[table]
-        connection.execute(sa.delete(temporary))
+        self._engine.clear(connection, temporary)
         rows = list(keys)
         self._engine.insert(connection, temporary, temporary.c.keys(), rows)
         return len(rows)
@@ -99,8 +91,8 @@ def is_in(columns: Sequence[sa.ColumnElement[Any]], rows: sa.Select[Any]) -> sa.
 def touch(connection: sa.Connection, engine: Engine, table: str, keys: sa.Select[Any]) -> None:
     """Remember that the rows with these keys (one canonical JSON column) may have changed."""
     rows = keys.subquery()
-    connection.execute(
-        engine.insert_new(TOUCHED, ["table", "key"], sa.select(sa.literal(table), rows.c[0]).distinct())
+    engine.insert_new(
+        connection, TOUCHED, ["table", "key"], sa.select(sa.literal(table), rows.c[0]).distinct()
     )
 
 

@@ -6,11 +6,15 @@ import sqlalchemy as sa
 
 LEDGER = sa.MetaData()
 
+#: characters of a canonical key: with a table's and a list of columns' names, what an index of MariaDB takes
+KEY_LENGTH = 576
 #: the state of a page that is to be loaded once more
 REOPENED = "reopened"
 
-_KEY = 2000  #: characters of a canonical key
-_NAME = 128  #: characters of a table's, stream's or run's name
+#: characters of a stream's, source's or run's name, and of a table's or column's
+_NAME, _TABLE = 128, 64
+#: characters of a list of columns
+_COLUMNS = 128
 
 
 def _rank() -> tuple[sa.Column[int], sa.Column[int], sa.Column[int]]:
@@ -72,33 +76,33 @@ PAGES = sa.Table(
 WITHHELD = sa.Table(
     "ingest_withheld",
     LEDGER,
-    sa.Column("table", sa.String(_NAME), primary_key=True),
-    sa.Column("key", sa.String(_KEY), primary_key=True),
+    sa.Column("table", sa.String(_TABLE), primary_key=True),
+    sa.Column("key", sa.String(KEY_LENGTH), primary_key=True),
     #: '' is the whole row
-    sa.Column("column", sa.String(_NAME), primary_key=True),
+    sa.Column("column", sa.String(_TABLE), primary_key=True),
     #: the stated value as JSON; for a row {"values": {column: value}, "exceptions": {column: rank}}
     sa.Column("value", sa.Text),
     *_rank(),
     #: missing | cascade | deleted | incomplete | refused
     sa.Column("reason", sa.String(16), nullable=False),
-    sa.Column("target_table", sa.String(_NAME)),
-    sa.Column("target_key", sa.String(_KEY)),
+    sa.Column("target_table", sa.String(_TABLE)),
+    sa.Column("target_key", sa.String(KEY_LENGTH)),
     sa.Index("ix_ingest_withheld_target", "target_table", "target_key"),
 )
 
 TOUCHED = sa.Table(
     "ingest_touched",
     LEDGER,
-    sa.Column("table", sa.String(_NAME), primary_key=True),
+    sa.Column("table", sa.String(_TABLE), primary_key=True),
     #: '*' is the whole table
-    sa.Column("key", sa.String(_KEY), primary_key=True),
+    sa.Column("key", sa.String(KEY_LENGTH), primary_key=True),
 )
 
 MISSING = sa.Table(
     "ingest_missing",
     LEDGER,
-    sa.Column("table", sa.String(_NAME), primary_key=True),
-    sa.Column("key", sa.String(_KEY), primary_key=True),
+    sa.Column("table", sa.String(_TABLE), primary_key=True),
+    sa.Column("key", sa.String(KEY_LENGTH), primary_key=True),
     #: wanted | fetched | forbidden | gone | external
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
@@ -109,8 +113,8 @@ MISSING = sa.Table(
 TOMBSTONES = sa.Table(
     "ingest_tombstones",
     LEDGER,
-    sa.Column("table", sa.String(_NAME), primary_key=True),
-    sa.Column("key", sa.String(_KEY), primary_key=True),
+    sa.Column("table", sa.String(_TABLE), primary_key=True),
+    sa.Column("key", sa.String(KEY_LENGTH), primary_key=True),
     #: the greatest version and the greatest stamp of the proofs
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("stamp", sa.BigInteger, nullable=False),
@@ -121,9 +125,9 @@ SETS = sa.Table(
     "ingest_sets",
     LEDGER,
     #: whose rows the set holds, by which columns they name their owner, and the owner's key
-    sa.Column("table", sa.String(_NAME), primary_key=True),
-    sa.Column("columns", sa.String(_NAME), primary_key=True),
-    sa.Column("key", sa.String(_KEY), primary_key=True),
+    sa.Column("table", sa.String(_TABLE), primary_key=True),
+    sa.Column("columns", sa.String(_COLUMNS), primary_key=True),
+    sa.Column("key", sa.String(KEY_LENGTH), primary_key=True),
     *_rank(),
 )
 
@@ -135,8 +139,8 @@ DEAD_LETTERS = sa.Table(
     sa.Column("stamp", sa.BigInteger, nullable=False),
     #: -1 is the whole page
     sa.Column("ordinal", sa.Integer, nullable=False),
-    sa.Column("table", sa.String(_NAME)),
-    sa.Column("key", sa.String(_KEY)),
+    sa.Column("table", sa.String(_TABLE)),
+    sa.Column("key", sa.String(KEY_LENGTH)),
     sa.Column("raw", sa.LargeBinary, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     #: open | settled

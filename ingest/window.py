@@ -1,9 +1,9 @@
 """The integrity window: what a load bigger than one transaction leaves open, written down before it begins.
 
-    open ──▶ secondary indexes of empty tables put off ──▶ loads ──▶ indexes built again ──▶ close
-              (their definitions are in the ledger first)               with the proof, in its transaction
+    open ──▶ keys and indexes put off ──▶ loads ──▶ indexes built again ──▶ references settled and proven
+             (their definitions are in the ledger first)                    ──▶ foreign keys back ──▶ close
 
-A crash leaves the window open. Every command says so, and the next run builds the indexes and closes it.
+A crash leaves the window open. Every command says so, and the next run builds what was put off and closes it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Why the foreign keys are not proven, and what was dropped meanwhile."""
 
     why: str
-    #: statements that build the dropped indexes again
+    #: statements that build the dropped keys and indexes again
     dropped: tuple[str, ...] = ()
+    #: statements that put the foreign keys back
+    foreign: tuple[str, ...] = ()
 
 
 def open_window(connection: sa.Connection, why: str) -> None:
     """Record that the foreign keys are not proven from here on."""
     held = window(connection)
-    _record(connection, Window(why=why, dropped=held.dropped if held else ()))
+    _record(connection, msgspec.structs.replace(held, why=why) if held else Window(why=why))
 
 
 def close_window(connection: sa.Connection) -> None:
-    """Record that they are again."""
+    """Put the foreign keys back, which are proven now, and record it."""
+    enforce(connection)
     connection.execute(sa.update(LOCK).where(_THE_LOCK).values(window=None))
 
 
@@ -49,33 +52,47 @@ def read_window(text: str | None) -> Window | None:
     return None if text is None else msgspec.json.decode(text, type=Window)
 
 
-def put_off_indexes(connection: sa.Connection, catalog: Catalog, engine: Engine) -> None:
-    """Drop the indexes of empty tables that enforce nothing: built afterwards they cost a fraction.
+def put_off(connection: sa.Connection, catalog: Catalog, engine: Engine, *, emptied: bool = False) -> None:
+    """Drop what a bulk load does better without: built afterwards it costs a fraction.
 
-    The window is open. Tables whose rows come in lists keep theirs, for a list's old members are looked up
-    while it is loaded.
+    The window is open. `emptied`: every table is about to be empty. Tables whose rows come in lists keep
+    their indexes, for a list's old members are looked up while it is loaded.
     """
     held = window(connection)
     if held is None:
         return
-    put_off = [
-        index
-        for table in _empty_tables(connection, catalog)
-        for index in engine.secondary_indexes(connection, table)
-    ]
-    _record(connection, Window(why=held.why, dropped=(*held.dropped, *(index.build for index in put_off))))
-    for index in put_off:
-        connection.exec_driver_sql(index.drop)
+    tables = [table.sql for _, table in sorted(catalog.tables.items())]
+    empty = list(_fillable(connection, catalog, emptied=emptied))
+    without = engine.put_off(connection, tables, empty)
+    early = tuple(line for one in without if not one.late for line in one.build)
+    late = tuple(line for one in without if one.late for line in one.build)
+    _record(
+        connection,
+        Window(why=held.why, dropped=(*held.dropped, *early), foreign=(*held.foreign, *late)),
+    )
+    # what refers goes before what is referred to
+    for one in sorted(without, key=lambda one: not one.late):
+        connection.exec_driver_sql(one.drop)
 
 
-def build_indexes(connection: sa.Connection) -> None:
-    """Build what was put off, exactly as it was."""
+def build(connection: sa.Connection) -> None:
+    """Build the keys and indexes that were put off, exactly as they were."""
     held = window(connection)
     if held is None or not held.dropped:
         return
     for definition in held.dropped:
         connection.exec_driver_sql(definition)
-    _record(connection, Window(why=held.why))
+    _record(connection, msgspec.structs.replace(held, dropped=()))
+
+
+def enforce(connection: sa.Connection) -> None:
+    """Put the foreign keys back that were dropped, exactly as they were."""
+    held = window(connection)
+    if held is None or not held.foreign:
+        return
+    for definition in held.foreign:
+        connection.exec_driver_sql(definition)
+    _record(connection, msgspec.structs.replace(held, foreign=()))
 
 
 def _record(connection: sa.Connection, held: Window) -> None:
@@ -83,7 +100,8 @@ def _record(connection: sa.Connection, held: Window) -> None:
     connection.execute(sa.update(LOCK).where(_THE_LOCK).values(window=text))
 
 
-def _empty_tables(connection: sa.Connection, catalog: Catalog) -> Iterable[sa.Table]:
+def _fillable(connection: sa.Connection, catalog: Catalog, *, emptied: bool) -> Iterable[sa.Table]:
+    """The empty tables that are filled before they are asked anything."""
     listed = {
         nested.secondary or catalog.entities[nested.entity].name
         for table in catalog.tables.values()
@@ -91,6 +109,6 @@ def _empty_tables(connection: sa.Connection, catalog: Catalog) -> Iterable[sa.Ta
         if nested.kind != "one"
     }
     for name, table in sorted(catalog.tables.items()):
-        row = connection.scalar(sa.select(sa.literal(1)).select_from(table.sql).limit(1))
+        row = None if emptied else connection.scalar(sa.select(sa.literal(1)).select_from(table.sql).limit(1))
         if name not in listed and row is None:
             yield table.sql

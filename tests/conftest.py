@@ -11,6 +11,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+pytest_plugins = ("tests.databases",)
+
 #: the only hosts a test may reach
 HERE = ("127.0.0.1", "::1", "localhost")
 #: what would send a test's requests elsewhere, or change how output looks

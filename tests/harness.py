@@ -15,12 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ingest.catalog import Catalog, read_catalog
 from ingest.engines import Engine, engine_for
-from ingest.keys import Keys, load_key
-from ingest.ledger import LEDGER, WITHHELD
+from ingest.keys import Keys, load_key, raw
+from ingest.ledger import LEDGER, LOCK, WITHHELD
 from ingest.load.loader import Loader
 from ingest.reconcile.reconciler import Proven, Reconciler
 from ingest.source import Source
 from ingest.types import Envelope, LoadCounts, Page, Request, Walk
+from ingest.window import build, close_window, open_window, put_off
 
 LOG = "log"
 
@@ -59,39 +60,77 @@ class Mirrored:
         def create(connection: sa.Connection) -> None:
             for metadata in (*self.catalog.metadatas, LEDGER):
                 metadata.create_all(connection)
+            connection.execute(sa.insert(LOCK).values(id=1, epoch=1))
             self.keys.create(connection)
             self.loader.create(connection)
 
         async with self.connection.begin():
             await self.connection.run_sync(create)
 
+    async def open_window(self) -> None:
+        """From here on loads may leave references that lead nowhere."""
+
+        def open_it(connection: sa.Connection) -> None:
+            open_window(connection, "a test")
+            put_off(connection, self.catalog, self.engine)
+
+        async with self.connection.begin():
+            await self.connection.run_sync(open_it)
+
+    async def close_window(self) -> None:
+        """The foreign keys come back, where there are any to come back."""
+        async with self.connection.begin():
+            await self.connection.run_sync(close_window)
+
     async def load(self, pages: Sequence[Page], *, in_order: bool = True) -> LoadCounts:
         async with self.connection.begin():
-            return await self.connection.run_sync(
-                lambda c: self.loader.load(c, pages, log=LOG, run="run", in_order=in_order)
-            )
+            return await self.connection.run_sync(lambda c: self._load(c, pages, in_order))
+
+    def _load(self, connection: sa.Connection, pages: Sequence[Page], in_order: bool) -> LoadCounts:
+        return self.loader.load(connection, pages, log=LOG, run="run", in_order=in_order)
 
     async def settle(self) -> Proven:
         """Reconcile, prove what was touched and everything, and forget what was touched."""
+        async with self.connection.begin():
+            return await self.connection.run_sync(self._settle)
 
-        def settle(connection: sa.Connection) -> Proven:
-            self.reconciler.settle(connection)
-            touched = self.reconciler.prove(connection, whole=False)
-            assert touched.holds, touched
-            self.reconciler.clear(connection)
-            return self.reconciler.prove(connection, whole=True)
+    def _settle(self, connection: sa.Connection) -> Proven:
+        build(connection)
+        self.reconciler.settle(connection)
+        touched = self.reconciler.prove(connection, whole=False)
+        assert touched.holds, touched
+        self.reconciler.clear(connection)
+        return self.reconciler.prove(connection, whole=True)
+
+    async def load_and_settle(
+        self, pages: Sequence[Page], *, in_order: bool = True
+    ) -> tuple[LoadCounts, Proven]:
+        """Both in one transaction, at whose end the foreign keys hold."""
+        async with self.connection.begin():
+            return await self.connection.run_sync(lambda c: (self._load(c, pages, in_order), self._settle(c)))
+
+    async def forget(self) -> None:
+        """Drop all of it: the database is as empty as it was."""
+
+        def drop(connection: sa.Connection) -> None:
+            quote = self.engine.dialect.identifier_preparer.format_table
+            tables = [
+                one for metadata in (*self.catalog.metadatas, LEDGER) for one in metadata.tables.values()
+            ]
+            connection.exec_driver_sql(f"DROP TABLE {', '.join(map(quote, tables))} CASCADE")
 
         async with self.connection.begin():
-            return await self.connection.run_sync(settle)
+            await self.connection.run_sync(drop)
 
     async def rows(self, table: str) -> dict[Any, dict[str, Any]]:
         """The table's rows in stored form, by key, without the ledger's columns."""
-        names = [name for name in self.catalog.tables[table].sql.c.keys() if not name.startswith("ingest_")]  # noqa: SIM118
-        quoted = ", ".join(f'"{name}"' for name in names)
+        columns = [
+            raw(self.engine, column)
+            for column in self.catalog.tables[table].sql.c
+            if not column.name.startswith("ingest_")
+        ]
         async with self.connection.begin():
-            found = (
-                (await self.connection.exec_driver_sql(f'SELECT {quoted} FROM "{table}"')).mappings().all()
-            )
+            found = (await self.connection.execute(sa.select(*columns))).mappings().all()
         key = self.catalog.tables[table].key
         return {tuple(row[name] for name in key): dict(row) for row in found}
 
@@ -115,10 +154,10 @@ class Mirrored:
 
 @asynccontextmanager
 async def mirrored(
-    path: Path, models: ModuleType | Iterable[ModuleType], source: Source
+    where: Path | str, models: ModuleType | Iterable[ModuleType], source: Source
 ) -> AsyncIterator[Mirrored]:
-    """A fresh mirror of `models` in a file under `path`."""
-    engine = engine_for(f"sqlite:///{path / 'mirror.db'}")
+    """A fresh mirror of `models` in a file under a folder, or in an empty database."""
+    engine = engine_for(where if isinstance(where, str) else f"sqlite:///{where / 'mirror.db'}")
     catalog = read_catalog([models] if isinstance(models, ModuleType) else models)
     await engine.create()
     try:

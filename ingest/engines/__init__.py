@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from ingest.engines.base import Engine
-from ingest.engines.sqlite import SqliteEngine
 from ingest.errors import ConfigError
 
 __all__ = ["Engine", "engine_for"]
+
+_EXAMPLES = '"sqlite:///mirror.db", "postgresql://user@host/database" or "mariadb://user@host/database"'
 
 
 def engine_for(url: str) -> Engine:
@@ -16,13 +17,19 @@ def engine_for(url: str) -> Engine:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
-        raise ConfigError(
-            "is not a database URL", where="database.url", hint='"sqlite:///mirror.db"'
-        ) from None
-    if parsed.get_backend_name() == "sqlite":
-        return SqliteEngine(parsed)
+        raise ConfigError("is not a database URL", where="database.url", hint=_EXAMPLES) from None
+    # not at the top: each takes its time to load, and a run needs one
+    match parsed.get_backend_name():
+        case "sqlite":
+            from ingest.engines.sqlite import SqliteEngine
+
+            return SqliteEngine(parsed)
+        case "postgresql":
+            from ingest.engines.postgresql import PostgresqlEngine
+
+            return PostgresqlEngine(parsed)
     raise ConfigError(
         f"{parsed.get_backend_name()} is not a database this version writes to",
         where="database.url",
-        hint='"sqlite:///mirror.db"',
+        hint=_EXAMPLES,
     )

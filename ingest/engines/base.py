@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -10,11 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 
-class SecondaryIndex(NamedTuple):
-    """Statements that drop an index, and build it again just as it was."""
+class PutOff(NamedTuple):
+    """What a bulk load does without: statements that drop it, and build it again just as it was."""
 
     drop: str
-    build: str
+    build: tuple[str, ...]
+    #: a foreign key: it comes back when the references are settled, and not before
+    late: bool = False
 
 
 class Engine(Protocol):
@@ -23,21 +25,16 @@ class Engine(Protocol):
     dialect: sa.Dialect
 
     @property
-    def time_text(self) -> Callable[[str], str | None] | None:
-        """Makes a UTC time's stored form of its ISO text, once that is known to be a time.
-
-        Where a database stores times as text, that is quicker than to take them to pieces first. It says None
-        to a text that is not in the common form.
-        """
-        ...
-
-    @property
     def place(self) -> str:
         """Where the database is, without credentials, for people."""
         ...
 
     async def create(self) -> None:
-        """Make the database when there is none, private to its owner."""
+        """Make the database when there is none, private to its owner; see that it can hold a mirror."""
+        ...
+
+    async def exists(self) -> bool:
+        """True when there is a database to ask."""
         ...
 
     def writer(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -45,34 +42,62 @@ class Engine(Protocol):
         ...
 
     def reader(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """A connection that sees committed data and writes nothing."""
+        """A connection that sees committed data, each transaction one moment of it, and writes nothing."""
         ...
 
-    def bind(self, type_: sa.types.TypeEngine[Any]) -> Callable[[Any], Any] | None:
-        """What the ORM does to a python value (never None) before the driver gets it; None when nothing."""
+    def prepare(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
+        """Make tables that are there fit to be written in any order; what was done, one line a step."""
+        ...
+
+    def hold(self, connection: sa.Connection) -> bool | None:
+        """Take the session's own hold on the database, which goes when the session goes.
+
+        False when another session has it; None where the database has no such thing.
+        """
+        ...
+
+    def form(self, type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+        """The type under which a column's values go in and come out in stored form (`ingest.form`)."""
         ...
 
     def key_json(self, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[str]:
         """The canonical JSON array of a key's columns."""
         ...
 
-    def key_part(self, key: sa.ColumnElement[str], index: int) -> sa.ColumnElement[Any]:
-        """One column's stored value out of a canonical key."""
+    def key_part(
+        self, key: sa.ColumnElement[str], index: int, type_: sa.types.TypeEngine[Any]
+    ) -> sa.ColumnElement[Any]:
+        """One column's value, of its own type, out of a canonical key."""
         ...
 
-    def insert_new(self, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Executable:
+    def differs(self, left: sa.ColumnElement[Any], right: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+        """True where two columns of one type say different things, NULL being one."""
+        ...
+
+    def in_order(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """Sorts as the stored form does, text by its bytes."""
+        ...
+
+    def newest_first(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """Sorts the other way, NULL last."""
+        ...
+
+    def insert_new(
+        self, connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]
+    ) -> None:
         """Insert the rows whose key is not there yet."""
         ...
 
     def upsert(
         self,
+        connection: sa.Connection,
         table: sa.Table,
         columns: Sequence[str],
         rows: sa.Select[Any],
         *,
         key: Sequence[str],
         born: Collection[str] = (),
-    ) -> sa.Executable:
+    ) -> None:
         """Insert the rows, or replace `columns` where the key is there, but for those in `born`."""
         ...
 
@@ -85,7 +110,7 @@ class Engine(Protocol):
         *,
         new_only: bool = False,
     ) -> int:
-        """Insert tuples of stored values, in the quickest way there is; how many.
+        """Insert tuples in stored form, in the quickest way there is; how many.
 
         `new_only` passes over keys that are there, and over nothing else.
         """
@@ -95,12 +120,22 @@ class Engine(Protocol):
         """A temporary table of plain columns, without constraints."""
         ...
 
-    def secondary_indexes(self, connection: sa.Connection, table: sa.Table) -> list[SecondaryIndex]:
-        """The table's indexes that enforce nothing."""
+    def clear(self, connection: sa.Connection, table: sa.Table) -> None:
+        """Empty a temporary table."""
+        ...
+
+    def put_off(
+        self, connection: sa.Connection, tables: Collection[sa.Table], empty: Collection[sa.Table]
+    ) -> list[PutOff]:
+        """What a bulk load into `tables`, some of them `empty`, does without; nothing is dropped yet."""
         ...
 
     def violation(self, error: sa.exc.DBAPIError) -> str | None:
         """What a row violated, in words; None when the error is not the row's."""
+        ...
+
+    def passing(self, error: sa.exc.DBAPIError) -> bool:
+        """True when the same transaction may succeed if it is tried again: a deadlock, say."""
         ...
 
     async def close(self) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ingest.engines.base import SecondaryIndex
+from ingest.engines import conflict
+from ingest.engines.base import PutOff
 from ingest.errors import Stop
-from ingest.mirror import UtcDateTime
+from ingest.form import RAW
 
 #: milliseconds a statement waits for another writer
 _BUSY = 10_000
@@ -35,8 +35,6 @@ _SECONDARY_INDEXES = """
     SELECT made.name, made.sql FROM pragma_index_list(?) AS one JOIN sqlite_master AS made USING (name)
     WHERE one.origin = 'c' AND NOT one."unique" ORDER BY made.name
 """
-#: lengths of ISO texts in UTC, to the millisecond and to the microsecond, and what makes them six digits
-_FRACTIONS = {24: "000", 27: ""}
 
 
 class SqliteEngine:
@@ -62,10 +60,6 @@ class SqliteEngine:
     @property
     def place(self) -> str:
         return str(self._file)
-
-    @property
-    def time_text(self) -> Callable[[str], str | None]:
-        return _stored_time_text
 
     async def create(self) -> None:
         try:
@@ -121,40 +115,53 @@ class SqliteEngine:
 
         return engine
 
-    def bind(self, type_: sa.types.TypeEngine[Any]) -> Callable[[Any], Any] | None:
-        plain = type_.impl_instance if isinstance(type_, UtcDateTime) else type_
-        if type(plain) is sa.DateTime:
-            return _stored_time
-        processor: Callable[[Any], Any] | None = type_.dialect_impl(self.dialect).bind_processor(self.dialect)
-        return processor
+    async def exists(self) -> bool:
+        return self._file.exists()
+
+    def prepare(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
+        return []
+
+    def hold(self, connection: sa.Connection) -> bool | None:
+        return None
+
+    def form(self, type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+        return RAW
 
     def key_json(self, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[str]:
         return sa.func.json_array(
             *(sa.type_coerce(column, sa.types.NullType()) for column in columns), type_=sa.Text
         )
 
-    def key_part(self, key: sa.ColumnElement[str], index: int) -> sa.ColumnElement[Any]:
-        return sa.func.json_extract(key, sa.literal_column(f"'$[{index:d}]'"))
+    def key_part(
+        self, key: sa.ColumnElement[str], index: int, type_: sa.types.TypeEngine[Any]
+    ) -> sa.ColumnElement[Any]:
+        return sa.func.json_extract(key, sa.literal_column(f"'$[{index:d}]'"), type_=RAW)
 
-    def insert_new(self, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Executable:
-        # "WHERE true": without it the parser takes ON CONFLICT for a join's ON
-        chosen = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
-        return chosen.on_conflict_do_nothing()
+    def differs(self, left: sa.ColumnElement[Any], right: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+        return left.is_distinct_from(right)
+
+    def in_order(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        return column
+
+    def newest_first(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        return column.desc().nulls_last()
+
+    def insert_new(
+        self, connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]
+    ) -> None:
+        connection.execute(conflict.insert_new(insert, table, columns, rows))
 
     def upsert(
         self,
+        connection: sa.Connection,
         table: sa.Table,
         columns: Sequence[str],
         rows: sa.Select[Any],
         *,
         key: Sequence[str],
         born: Collection[str] = (),
-    ) -> sa.Executable:
-        statement = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
-        changing = {name: statement.excluded[name] for name in columns if name not in (*key, *born)}
-        if not changing:
-            return statement.on_conflict_do_nothing(index_elements=list(key))
-        return statement.on_conflict_do_update(index_elements=list(key), set_=changing)
+    ) -> None:
+        connection.execute(conflict.upsert(insert, table, columns, rows, key=key, born=born))
 
     def insert(
         self,
@@ -193,10 +200,18 @@ class SqliteEngine:
         plain = [sa.Column(column.name, _affinity(column.type)) for column in columns]
         return sa.Table(name, sa.MetaData(), *plain, prefixes=["TEMPORARY"])
 
-    def secondary_indexes(self, connection: sa.Connection, table: sa.Table) -> list[SecondaryIndex]:
+    def clear(self, connection: sa.Connection, table: sa.Table) -> None:
+        connection.execute(sa.delete(table))
+
+    def put_off(
+        self, connection: sa.Connection, tables: Collection[sa.Table], empty: Collection[sa.Table]
+    ) -> list[PutOff]:
         quote = self.dialect.identifier_preparer.quote
-        rows = connection.exec_driver_sql(_SECONDARY_INDEXES, (table.name,))
-        return [SecondaryIndex(f"DROP INDEX {quote(name)}", build) for name, build in rows]
+        return [
+            PutOff(f"DROP INDEX {quote(name)}", (build,))
+            for table in empty
+            for name, build in connection.exec_driver_sql(_SECONDARY_INDEXES, (table.name,))
+        ]
 
     def violation(self, error: sa.exc.DBAPIError) -> str | None:
         original = error.orig
@@ -204,24 +219,12 @@ class SqliteEngine:
             return str(original)
         return None
 
+    def passing(self, error: sa.exc.DBAPIError) -> bool:
+        return False
+
     async def close(self) -> None:
         await self._writer.dispose()
         await self._reader.dispose()
-
-
-def _stored_time(value: datetime) -> str:
-    """What SQLAlchemy's own processor makes of a time, at a twentieth of its cost: the zone is not stored."""
-    return value.replace(tzinfo=None).isoformat(" ", "microseconds")
-
-
-def _stored_time_text(text: str) -> str | None:
-    """The same of `2024-01-02T03:04:05.678Z`, without taking the time to pieces and writing it again."""
-    if text[4:20:3] != "--T::." or text[-1] != "Z" or text[11:13] == "24":
-        return None
-    size = len(text)
-    if size not in _FRACTIONS:
-        return None
-    return text.replace("T", " ").replace("Z", _FRACTIONS[size])
 
 
 def _affinity(type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:

@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
 from ingest.catalog import Column
-from ingest.engines.base import Engine
 from ingest.errors import ModelError, SetAside
+from ingest.form import storer, time_text
 from ingest.mirror import UtcDateTime
 
 Convert: TypeAlias = Callable[[Any], Any]
@@ -41,47 +41,40 @@ def compile_python(column: Column) -> Convert:
     return _python(column.type, column)
 
 
-def compile_stored(column: Column, engine: Engine) -> Convert:
-    """A function from a JSON value, never null, to the value the driver is given."""
+def compile_stored(column: Column) -> Convert:
+    """A function from a JSON value, never null, to the column's stored form."""
     convert = compile_python(column)
-    bind = engine.bind(column.type)
-    if bind is None:
+    store = storer(column.type)
+    if store is None:
         return convert
     if isinstance(column.type, sa.JSON):
-        return _without_nul(column.name, bind)
-    if engine.time_text is not None and is_time(column):
-        return _time_by_text(convert, bind, engine.time_text)
-
-    def stored(value: Any) -> Any:
-        return bind(convert(value))
-
-    return stored
+        return _without_nul(column.name, store)
+    if is_time(column):
+        return _time_by_text(convert, store)
+    return lambda value: store(convert(value))
 
 
-def _time_by_text(convert: Convert, bind: Convert, time_text: Convert) -> Convert:
+def _time_by_text(convert: Convert, store: Convert) -> Convert:
     """A time's stored form, by way of its text where there is one."""
 
     def stored(value: Any) -> Any:
         python = convert(value)
         text = time_text(value) if type(value) is str else None
-        return bind(python) if text is None else text
+        return store(python) if text is None else text
 
     return stored
 
 
 def is_time(column: Column) -> bool:
     """True for a column of moments."""
-    return isinstance(_plain(column.type), sa.DateTime)
+    type_ = column.type.impl_instance if isinstance(column.type, UtcDateTime) else column.type
+    return isinstance(type_, sa.DateTime)
 
 
-def _plain(type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
-    return type_.impl_instance if isinstance(type_, UtcDateTime) else type_
-
-
-def stored_null(column: Column, engine: Engine) -> Any:
+def stored_null(column: Column) -> Any:
     """What the ORM stores for None: NULL, or JSON's null where the model tells them apart."""
-    bind = engine.bind(column.type)
-    return bind(None) if isinstance(column.type, sa.JSON) and bind is not None else None
+    store = storer(column.type)
+    return store(None) if isinstance(column.type, sa.JSON) and store is not None else None
 
 
 def refuse_null(column: Column) -> SetAside:
@@ -89,10 +82,10 @@ def refuse_null(column: Column) -> SetAside:
     return SetAside(f"{column.name}: null, but the column takes no NULL")
 
 
-def _without_nul(name: str, bind: Convert) -> Convert:
+def _without_nul(name: str, store: Convert) -> Convert:
     """JSON as text; a NUL anywhere in it is looked for only where its escape occurs."""
 
-    empty_list, empty_object = bind([]), bind({})
+    empty_list, empty_object = store([]), store({})
 
     def stored(value: Any) -> Any:
         if not value:
@@ -101,7 +94,7 @@ def _without_nul(name: str, bind: Convert) -> Convert:
                 return empty_list
             if type(value) is dict:
                 return empty_object
-        text = bind(value)
+        text = store(value)
         if "\\u0000" in text and _has_nul(value):
             raise SetAside(f"{name}: JSON with a NUL in it, which not every database can hold")
         return text

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from ingest.catalog import Catalog, Table
-from ingest.engines.base import Engine
 from ingest.errors import ConfigError, SetAside
 from ingest.load.batch import Batch, Letter, MissingFact
 from ingest.load.found import Found, find_records, raw_record, read_body
@@ -35,11 +34,10 @@ class Decoder:
         name: str,
         stream: Stream,
         catalog: Catalog,
-        engine: Engine,
         mentioned: frozenset[str],
     ) -> None:
         self.source, self.name, self.stream = source, name, stream
-        self._catalog, self._engine = catalog, engine
+        self._catalog = catalog
         #: tables whose records only ever come nested: a mention is all the proof of life there is
         self._mentioned = mentioned
         self._records = Path(stream.records)
@@ -47,9 +45,7 @@ class Decoder:
         self._by = Path(stream.entities.by)
         self._shapes: dict[str, Shape] = {}
         self._entities = self._check_entities()
-        self._also = tuple(
-            Decoder(source, name, part, catalog, engine, mentioned) for part in stream.readings[:-1]
-        )
+        self._also = tuple(Decoder(source, name, part, catalog, mentioned) for part in stream.readings[:-1])
         #: keys that are used without being stored (the discriminator)
         self.used = frozenset({self._by.text})
 
@@ -196,7 +192,7 @@ class Decoder:
             table = self._catalog.entities[entity]
             top = entity in self._entities
             beside = [self._catalog.entities[name] for name in self._entities] if top else []
-            shape = Shape(table, self._engine, omits_null=top and self.stream.omits == "null", beside=beside)
+            shape = Shape(table, omits_null=top and self.stream.omits == "null", beside=beside)
             self._shapes[entity] = shape
         return shape
 
@@ -204,9 +200,7 @@ class Decoder:
         """How rows of an association table are made."""
         shape = self._shapes.get("\0" + name)
         if shape is None:
-            shape = self._shapes["\0" + name] = Shape(
-                self._catalog.tables[name], self._engine, omits_null=False
-            )
+            shape = self._shapes["\0" + name] = Shape(self._catalog.tables[name], omits_null=False)
         return shape
 
     def prefix(self, table: Table) -> str:

@@ -42,7 +42,7 @@ class Loader:
             its = catalog.within(modules[name]) if modules else catalog
             mentioned = only_mentioned(source.streams, its)
             for stream, stated in source.streams.items():
-                self._decoders[(name, stream)] = Decoder(name, stream, stated, its, engine, mentioned)
+                self._decoders[(name, stream)] = Decoder(name, stream, stated, its, mentioned)
 
     def create(self, connection: sa.Connection) -> None:
         """Make the temporary tables on this connection."""

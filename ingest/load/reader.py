@@ -26,6 +26,7 @@ import sqlalchemy as sa
 
 from ingest.catalog import version_number
 from ingest.errors import SetAside
+from ingest.form import time_text
 from ingest.load.batch import ABSENT, FullRow
 from ingest.load.convert import compile_python, integer_bounds, is_time, text_limit
 from ingest.load.shape import Shape
@@ -133,7 +134,7 @@ class _Fields:
         column, sample = self._shape.table.columns[place], self._sample.get(self.keys[place])
         if type(sample) is bool and type(column.type) is sa.Boolean:
             return bool
-        if self._shape.binds[place] is not None or self.is_text_time(place):
+        if self._shape.stores[place] is not None or self.is_text_time(place):
             return None
         bounds, limit = integer_bounds(column), text_limit(column)
         if bounds is not None and type(sample) is int:
@@ -143,9 +144,8 @@ class _Fields:
         return None
 
     def is_text_time(self, place: int) -> bool:
-        """True for a time that comes as text, where the database keeps it as text too."""
-        text = type(self._sample.get(self.keys[place])) is str
-        return text and self._shape.time_text is not None and is_time(self._shape.table.columns[place])
+        """True for a time that comes as text."""
+        return type(self._sample.get(self.keys[place])) is str and is_time(self._shape.table.columns[place])
 
     def _type(self, place: int) -> Any:
         native = str if self.is_text_time(place) else self.native(place)
@@ -225,8 +225,8 @@ class _Code:
             self._bound[f"o{place}"] = shape.omitted[place]
             cases.append(f"{v} is unset: {v} = o{place}")
         if self._fields.native(place) is bool:
-            bind = shape.binds[place] or bool
-            self._bound |= {f"y{place}": bind(True), f"z{place}": bind(False)}
+            store = shape.stores[place] or bool
+            self._bound |= {f"y{place}": store(True), f"z{place}": store(False)}
             cases += [f"{v} is True: {v} = y{place}", f"{v} is False: {v} = z{place}"]
             return cases, ""
         if self._fields.native(place) is not None:
@@ -240,12 +240,12 @@ class _Code:
         self._bound |= {
             f"c{place}": shape.converts[place],
             f"p{place}": compile_python(column),
-            f"b{place}": shape.binds[place] or _as_it_is,
+            f"b{place}": shape.stores[place] or _as_it_is,
         }
         d = "d" if is_version else "e"
         if self._fields.is_text_time(place):
             # the text is believed only when it was read as a time; what cannot be goes the long way
-            self._bound |= {"parse": datetime.fromisoformat, "text": shape.time_text}
+            self._bound |= {"parse": datetime.fromisoformat, "text": time_text}
             read = f"t = text({v}); {d} = p{place}({v}) if t is None else parse({v})"
             return cases, f"{read}; {v} = b{place}({d}) if t is None else t"
         if not is_version:

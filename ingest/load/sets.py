@@ -12,7 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Table
-from ingest.keys import RAW, dump_key, load_key, raw, touch_keys
+from ingest.engines.base import Engine
+from ingest.keys import dump_key, given, load_key, raw, touch_keys
+from ingest.leaving import is_here
 from ingest.ledger import SETS, WITHHELD
 from ingest.load.batch import Batch, SetOf, StatedSet, rank_of
 from ingest.load.merge import RankTuple, Statement
@@ -100,13 +102,15 @@ class _Settling:
             self._table.key,
             ("ingest_version", "ingest_stamp", "ingest_ordinal"),
         )
-        owner = [sql.c[name] for name in self._of.columns]
+        engine, owner = self._store.engine, [sql.c[name] for name in self._of.columns]
         found: dict[Key, dict[Key, RankTuple]] = {}
         pending = list(lists)
         for start in range(0, len(pending), _CHUNK):
             chunk = pending[start : start + _CHUNK]
-            columns = [raw(sql.c[name]) for name in (*self._of.columns, *key, *rank)]
-            for row in self._connection.execute(sa.select(*columns).where(_one_of(owner, chunk))):
+            columns = [raw(engine, sql.c[name]) for name in (*self._of.columns, *key, *rank)]
+            for row in self._connection.execute(
+                sa.select(*columns).where(_one_of(engine, owner, chunk), is_here(sql))
+            ):
                 width = len(owner)
                 found.setdefault(tuple(row[:width]), {})[tuple(row[width : width + len(key)])] = tuple(
                     row[-3:]
@@ -146,10 +150,10 @@ class _Settling:
         store.keys.fill(connection, table.name, keys)
         among = store.keys.among(table.name, [table.sql.c[name] for name in table.key])
         for columns, target in store.catalog.watched(table.name):
-            watched = sa.select(*(raw(table.sql.c[name]) for name in columns)).where(among)
+            watched = sa.select(*(raw(store.engine, table.sql.c[name]) for name in columns)).where(among)
             parents = (dump_key(tuple(row)) for row in connection.execute(watched) if None not in row)
             touch_keys(connection, store.engine, target, parents)
-        connection.execute(sa.delete(table.sql).where(among))
+        store.leaving.remove(connection, table, among)
         for start in range(0, len(texts), _CHUNK):
             connection.execute(
                 sa.delete(WITHHELD).where(
@@ -193,8 +197,11 @@ def _below(rank: RankTuple, owner: Any, ranks: dict[Key, RankTuple]) -> bool:
     return owner in ranks and rank < ranks[owner]
 
 
-def _one_of(columns: list[sa.Column[Any]], owners: list[Key]) -> sa.ColumnElement[bool]:
-    stored = [sa.type_coerce(column, RAW) for column in columns]
-    if len(stored) == 1:
-        return stored[0].in_([owner[0] for owner in owners])
-    return sa.tuple_(*stored).in_(owners)
+def _one_of(engine: Engine, columns: list[sa.Column[Any]], owners: list[Key]) -> sa.ColumnElement[bool]:
+    rows = [
+        [given(engine, value, column) for column, value in zip(columns, owner, strict=True)]
+        for owner in owners
+    ]
+    if len(columns) == 1:
+        return columns[0].in_([row[0] for row in rows])
+    return sa.tuple_(*columns).in_([sa.tuple_(*row) for row in rows])

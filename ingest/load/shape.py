@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ingest.catalog import Nested, Table, stored_defaults, version_number
-from ingest.engines.base import Engine
 from ingest.errors import SetAside
+from ingest.form import storer
 from ingest.load.batch import ABSENT
 from ingest.load.convert import (
     Convert,
@@ -43,20 +43,17 @@ class Plan(NamedTuple):
 class Shape:
     """How records become rows of one table."""
 
-    def __init__(
-        self, table: Table, engine: Engine, *, omits_null: bool, beside: Iterable[Table] = ()
-    ) -> None:
+    def __init__(self, table: Table, *, omits_null: bool, beside: Iterable[Table] = ()) -> None:
         #: `beside`: the tables that are made of the same records, and take other keys of them
         self.table = table
         self.names = table.names
         self.place = {name: index for index, name in enumerate(self.names)}
-        self.converts: tuple[Convert, ...] = tuple(compile_stored(column, engine) for column in table.columns)
-        #: what the ORM does to a column's value, and what it stores for None
-        self.binds = tuple(engine.bind(column.type) for column in table.columns)
-        self.time_text = engine.time_text
-        self.nulls = tuple(stored_null(column, engine) for column in table.columns)
+        self.converts: tuple[Convert, ...] = tuple(compile_stored(column) for column in table.columns)
+        #: what makes a column's stored form, and what is stored for None
+        self.stores = tuple(storer(column.type) for column in table.columns)
+        self.nulls = tuple(stored_null(column) for column in table.columns)
         self.key_places = tuple(self.place[name] for name in table.key)
-        self.fill = stored_defaults(table, engine.dialect)
+        self.fill = stored_defaults(table)
         #: what an absent key states: ABSENT says nothing
         self.omitted = tuple(
             self._omits(column.name, column.nullable) if omits_null else ABSENT for column in table.columns

@@ -25,14 +25,15 @@ from ingest.keys import (
     TOUCHED_LIMIT,
     Keys,
     dump_key,
+    given,
     is_in,
     load_key,
     raw,
-    stored,
     touch,
     touch_keys,
     touch_whole,
 )
+from ingest.leaving import Leaving, is_here
 from ingest.ledger import PAGES, TOMBSTONES, WITHHELD
 from ingest.load.batch import Batch, FullRow, Letter
 from ingest.load.merge import Stated, Statement, Tombstone, dump_exceptions, load_stated, merge, shown
@@ -82,9 +83,10 @@ class Store:
 
     def __init__(self, catalog: Catalog, engine: Engine, keys: Keys) -> None:
         self.catalog, self.engine, self.keys = catalog, engine, keys
+        self.leaving = Leaving(catalog, engine)
         self._batches = {name: _batch_table(engine, table) for name, table in catalog.tables.items()}
-        self._fills = {name: stored_defaults(table, engine.dialect) for name, table in catalog.tables.items()}
-        self._births = {name: stored_births(table, engine.dialect) for name, table in catalog.tables.items()}
+        self._fills = {name: stored_defaults(table) for name, table in catalog.tables.items()}
+        self._births = {name: stored_births(table) for name, table in catalog.tables.items()}
         self._asked: dict[int, int] = {}
 
     def create(self, connection: sa.Connection) -> None:
@@ -117,7 +119,7 @@ class Store:
         changes.void = [key for key in changes.void if key not in refused]
         self._withhold(connection, table, changes)
         self._bury(connection, name, buried)
-        connection.execute(sa.delete(self._batches[name]))
+        self.engine.clear(connection, self._batches[name])
         written = rows - kept + changes.written - len(refused)
         return Outcome(written, kept + changes.kept, len(refused))
 
@@ -147,7 +149,7 @@ class Store:
         self.keys.fill(connection, table.name, full)
         sql = table.sql
         key = [sql.c[name] for name in table.key]
-        excepted = sa.select(*map(raw, key)).where(
+        excepted = sa.select(*(raw(self.engine, one) for one in key)).where(
             self.keys.among(table.name, key), sql.c.ingest_exceptions.is_not(None)
         )
         special |= {tuple(row) for row in connection.execute(excepted)}
@@ -192,7 +194,7 @@ class Store:
         new, old = self._batches[table.name], table.sql
         newer = sa.tuple_(*(new.c[name] for name in _RANK)) > sa.tuple_(*(old.c[name] for name in _RANK))
         other = sa.or_(
-            *(new.c[name].is_distinct_from(old.c[name]) for name in table.names if name not in table.key),
+            *(self.engine.differs(new.c[name], old.c[name]) for name in table.names if name not in table.key),
             sa.false(),
         )
         same_key = sa.and_(*(new.c[name] == old.c[name] for name in table.key))
@@ -261,10 +263,10 @@ class Store:
                 whole[key] = self._withheld_row(table, row)
             elif row["value"] is not None:
                 stated.setdefault(key, {})[row["column"]] = msgspec.json.decode(row["value"])
-        columns = [raw(table.sql.c[name]) for name in (*table.names, *LEDGER_COLUMNS)]
+        columns = [raw(self.engine, table.sql.c[name]) for name in (*table.names, *LEDGER_COLUMNS)]
         among = self.keys.among(table.name, [table.sql.c[name] for name in table.key])
         found = dict(whole)
-        for row in connection.execute(sa.select(*columns).where(among)).mappings():
+        for row in connection.execute(sa.select(*columns).where(among, is_here(table.sql))).mappings():
             key = tuple(row[name] for name in table.key)
             values = {**{name: row[name] for name in table.names}, **stated.get(key, {})}
             rank = (row[_RANK[0]], row[_RANK[1]], row[_RANK[2]])
@@ -327,39 +329,44 @@ class Store:
         if keys:
             self.keys.fill(connection, table.name, keys)
             among = self.keys.among(table.name, [table.sql.c[name] for name in table.key])
-            connection.execute(sa.delete(table.sql).where(among))
+            self.leaving.remove(connection, table, among)
 
     def _upsert(self, connection: sa.Connection, table: Table, batch: Batch) -> set[Key]:
         """Write the staged rows; those that violate a constraint become dead letters, alone. Their keys."""
         try:
             with connection.begin_nested():
-                connection.execute(self._upsert_statement(table))
+                self._upsert_rows(connection, table)
             return set()
         except sa.exc.DBAPIError as error:
             if self.engine.violation(error) is None:
                 raise
         return self._upsert_singly(connection, table, batch)
 
-    def _upsert_statement(self, table: Table, key: Key | None = None) -> sa.Executable:
+    def _upsert_rows(self, connection: sa.Connection, table: Table, key: Key | None = None) -> None:
         new = self._batches[table.name]
         columns, born = (*table.names, *LEDGER_COLUMNS), self._births[table.name]
-        values = [stored(value).label(name) for name, value in born.items()]
+        values = [given(self.engine, value, table.sql.c[name]).label(name) for name, value in born.items()]
         rows = sa.select(*(new.c[name] for name in columns), *values)
         if key is not None:
             rows = rows.where(
-                *(raw(new.c[name]).element == value for name, value in zip(table.key, key, strict=True))
+                *(
+                    new.c[name] == given(self.engine, value, new.c[name])
+                    for name, value in zip(table.key, key, strict=True)
+                )
             )
-        return self.engine.upsert(table.sql, (*columns, *born), rows, key=table.key, born=born)
+        self.engine.upsert(connection, table.sql, (*columns, *born), rows, key=table.key, born=born)
 
     def _upsert_singly(self, connection: sa.Connection, table: Table, batch: Batch) -> set[Key]:
         new, refused = self._batches[table.name], set()
         names = (*table.names, *_RANK)
-        rows = connection.execute(sa.select(*(raw(new.c[name]) for name in names))).mappings().all()
+        rows = (
+            connection.execute(sa.select(*(raw(self.engine, new.c[name]) for name in names))).mappings().all()
+        )
         for row in rows:
             key = tuple(row[name] for name in table.key)
             try:
                 with connection.begin_nested():
-                    connection.execute(self._upsert_statement(table, key))
+                    self._upsert_rows(connection, table, key)
             except sa.exc.DBAPIError as error:
                 reason = self.engine.violation(error)
                 if reason is None:

@@ -50,7 +50,7 @@ from ingest.report import (
     unobserved,
 )
 from ingest.staging import SqlitePageLog
-from ingest.window import build_indexes, open_window, put_off_indexes, window
+from ingest.window import build, open_window, put_off, window
 
 
 @asynccontextmanager
@@ -153,7 +153,7 @@ class Job:
 
     async def digest(self) -> str:
         """The canonical digest of what the mirror holds."""
-        return await self._database.read(lambda connection: digest(connection, self._catalog))
+        return await self._database.read(partial(digest, catalog=self._catalog, engine=self._database.engine))
 
     async def status(self) -> Status:
         """What is known, pending and open."""
@@ -199,7 +199,7 @@ class Job:
             self._database.keys.create(connection)
             self._loader.create(connection)
             # put off by a run that is gone
-            build_indexes(connection)
+            build(connection)
 
         await self._database.write(create)
         await self._machine.attach_log()
@@ -232,12 +232,12 @@ class Job:
 def _empty(connection: sa.Connection, *, catalog: Catalog, engine: Engine) -> None:
     """Empty every mirrored table and all of the ledger but its runs: the page log has it all."""
     open_window(connection, "the database is being rebuilt from the page log")
+    put_off(connection, catalog, engine, emptied=True)
     for table in catalog.tables.values():
         connection.execute(sa.delete(table.sql))
     for ledger in (PAGES, LOADS, WITHHELD, MISSING, TOMBSTONES, DEAD_LETTERS, KEYS, SETS, TOUCHED):
         connection.execute(sa.delete(ledger))
     connection.execute(sa.update(LOGS).values(loaded_to=0))
-    put_off_indexes(connection, catalog, engine)
 
 
 def _reopen_letters(connection: sa.Connection, *, log: str) -> None:

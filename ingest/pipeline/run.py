@@ -23,7 +23,7 @@ from ingest.pipeline.feed import Feed, Load
 from ingest.pipeline.machine import Machine
 from ingest.report import Certificate, FetchReport
 from ingest.types import Envelope, LoadCounts, collected_seldom
-from ingest.window import build_indexes, close_window, open_window, put_off_indexes, window
+from ingest.window import build, close_window, open_window, put_off, window
 
 
 class _Attempt(NamedTuple):
@@ -180,7 +180,7 @@ class Run:
 
     def _begin_window(self, connection: sa.Connection, *, why: str) -> None:
         open_window(connection, why)
-        put_off_indexes(connection, self._machine.catalog, self._database.engine)
+        put_off(connection, self._machine.catalog, self._database.engine)
 
     def _load(self, connection: sa.Connection, *, load: Load) -> tuple[LoadCounts, Counter[str]]:
         log, written = self._log.identity.id, Counter[str]()
@@ -231,7 +231,7 @@ class Run:
     ) -> tuple[bool, _Attempt]:
         """One try at the whole: kept when nothing is left to ask for and it is proven, or in a window."""
         counts, written = self._load(connection, load=load)
-        build_indexes(connection)
+        build(connection)
         self._machine.reconciler.settle(connection)
         asks = self._asks(connection)
         if asks:

@@ -49,7 +49,7 @@ class Derivation:
 
     def _update(self, connection: sa.Connection, one: Derived, scope: Scope) -> int:
         parent = self._catalog.tables[one.table]
-        value = recomputed(self._catalog, one)
+        value = recomputed(self._catalog, self._engine, one)
         column = parent.sql.c[one.column]
         looked_at = scope.within(self._keys, parent.name, [parent.sql.c[name] for name in parent.key])
         changed: int = connection.execute(
@@ -58,7 +58,7 @@ class Derivation:
         return changed
 
 
-def recomputed(catalog: Catalog, one: Derived) -> sa.ScalarSelect[Any]:
+def recomputed(catalog: Catalog, engine: Engine, one: Derived) -> sa.ScalarSelect[Any]:
     """The pointer or counter of a parent row, looked up among its children."""
     parent = catalog.tables[one.table]
     # a table may follow itself (replies of a message), so the child always goes by another name
@@ -73,7 +73,7 @@ def recomputed(catalog: Catalog, one: Derived) -> sa.ScalarSelect[Any]:
             .correlate(parent.sql)
             .scalar_subquery()
         )
-    order = [as_of(part, child).desc().nulls_last() for part in one.by]
+    order = [engine.newest_first(as_of(part, child)) for part in one.by]
     return (
         sa.select(child.c[one.value or ""])
         .where(*mine, *condition)

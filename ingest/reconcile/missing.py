@@ -47,7 +47,7 @@ class Missing:
         arrived = 0
         for table, key in known.keys() - absent.keys():
             connection.execute(sa.delete(MISSING).where(MISSING.c.table == table, MISSING.c.key == key))
-            arrived += has_row(connection, self._catalog.tables[table], load_key(key))
+            arrived += has_row(connection, self._engine, self._catalog.tables[table], load_key(key))
         return arrived
 
     def _absent(self, connection: sa.Connection) -> Iterable[Absent]:

@@ -54,7 +54,7 @@ class Reconciler:
         self._references = References(catalog, engine, keys)
         self._derivation = Derivation(catalog, engine, keys)
         self._missing = Missing(catalog, engine, fetchable)
-        self._proof = Proof(catalog, keys)
+        self._proof = Proof(catalog, engine, keys)
 
     def settle(self, connection: sa.Connection) -> int:
         """Run the steps over what was touched; how many missing parents arrived."""

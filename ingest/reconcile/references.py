@@ -20,7 +20,8 @@ import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Reference, Table, stored_births, stored_defaults, stubbable
 from ingest.engines.base import Engine
-from ingest.keys import RAW, Keys, dump_key, has_row, is_in, load_key, raw
+from ingest.keys import Keys, dump_key, given, is_in, is_row, load_key, raw
+from ingest.leaving import Leaving, is_here
 from ingest.ledger import TOMBSTONES, WITHHELD
 from ingest.mirror import LEDGER_COLUMNS
 from ingest.reconcile.scope import Scope
@@ -73,6 +74,7 @@ class References:
 
     def __init__(self, catalog: Catalog, engine: Engine, keys: Keys) -> None:
         self._catalog, self._engine, self._keys = catalog, engine, keys
+        self._leaving = Leaving(catalog, engine)
 
     def settle(self, connection: sa.Connection, scope: Scope) -> ReferenceCounts:
         """Bring all that `scope` may have changed to its fixed point; `scope` grows by what changed."""
@@ -85,8 +87,15 @@ class References:
         while frontier:
             frontier = self._withhold(connection, frontier, counts)
             scope.join(frontier)
-        self._drop_stubs(connection, scope, counts)
+            if not frontier:
+                # what leads to a stub that is gone may be withheld again
+                frontier = self._drop_stubs(connection, scope, counts)
+        scope.fill(connection, self._keys)
+        self._leaving.finish(connection, scope.tables, partial(self._looked_at, scope))
         return counts
+
+    def _looked_at(self, scope: Scope, table: Table) -> sa.ColumnElement[bool]:
+        return scope.within(self._keys, table.name, [table.sql.c[name] for name in table.key])
 
     # -- restore ---------------------------------------------------------------------------------
 
@@ -120,12 +129,14 @@ class References:
         key = [table.c[name] for name in self._catalog.tables[target].key]
         if frontier.keys(target) is None:
             # few wait, and each looks its own row up; the keys of all that is there would be a long list
-            parts = [raw(self._engine.key_part(WITHHELD.c.target_key, at)).element for at in range(len(key))]
+            parts = [
+                self._engine.key_part(WITHHELD.c.target_key, at, column.type) for at, column in enumerate(key)
+            ]
             same = [column == part for column, part in zip(key, parts, strict=True)]
-            waits: sa.ColumnElement[bool] = sa.exists().where(*same)
+            waits: sa.ColumnElement[bool] = sa.exists().where(*same, is_here(table))
         else:
             there = sa.select(self._engine.key_json(key)).where(
-                frontier.within(self._keys, target, list(key))
+                frontier.within(self._keys, target, list(key)), is_here(table)
             )
             waits = WITHHELD.c.target_key.in_(there)
         gone = sa.select(TOMBSTONES.c.key).where(TOMBSTONES.c.table == target)
@@ -151,11 +162,13 @@ class References:
         changed.add(table.name, [key for key, _ in values])
         return len(values)
 
-    @staticmethod
-    def _write_values(connection: sa.Connection, table: Table, values: Mapping[Cell, Any]) -> None:
-        same = [table.sql.c[name] == sa.bindparam(f"key {name}", type_=RAW) for name in table.key]
+    def _write_values(self, connection: sa.Connection, table: Table, values: Mapping[Cell, Any]) -> None:
+        def parameter(called: str, name: str) -> sa.BindParameter[Any]:
+            return sa.bindparam(called, type_=self._engine.form(table.sql.c[name].type))
+
+        same = [table.sql.c[name] == parameter(f"key {name}", name) for name in table.key]
         for column in {column for _, column in values}:
-            show = sa.update(table.sql).where(*same).values({column: sa.bindparam("value shown", type_=RAW)})
+            show = sa.update(table.sql).where(*same).values({column: parameter("value shown", column)})
             named = [f"key {name}" for name in table.key]
             connection.execute(
                 show,
@@ -287,7 +300,7 @@ class References:
         other = parent.sql.alias()
         stated = [child.sql.c[name] for name in reference.columns]
         key = [child.sql.c[name] for name in child.key]
-        told = [column.is_not(None) for column in stated]
+        told = [is_here(child.sql), *(column.is_not(None) for column in stated)]
         if frontier.keys(child.name) is None:
             # every target is looked up once, however many rows state it
             targets = sa.select(*stated).where(*told).distinct().subquery()
@@ -299,7 +312,9 @@ class References:
             frontier.within(self._keys, child.name, list(key)),
             frontier.within(self._keys, parent.name, list(in_key_order)),
         )
-        rows = sa.select(*map(raw, key), *map(raw, in_key_order)).where(*told, looked_at, absent)
+        rows = sa.select(*(raw(self._engine, one) for one in (*key, *in_key_order))).where(
+            *told, looked_at, absent
+        )
         for row in connection.execute(rows):
             yield Dangling(reference, tuple(row[: len(key)]), tuple(row[len(key) :]))
 
@@ -401,25 +416,34 @@ class References:
                 )
         connection.execute(sa.delete(WITHHELD).where(self._aside(table)))
         self._engine.insert(connection, WITHHELD, WITHHELD.c.keys(), entries)
-        connection.execute(sa.delete(table.sql).where(self._filled(table)))
+        self._leaving.remove(connection, table, self._filled(table))
         changed.add(table.name, parked)
 
     def _stub(self, connection: sa.Connection, one: Dangling, changed: Scope) -> bool:
         """A placeholder parent: its key, constant defaults, and the lowest rank; False if it is there."""
         parent = self._catalog.tables[one.reference.target]
-        if has_row(connection, parent, one.target):
+        there = is_row(self._engine, parent, one.target)
+        stamp = connection.scalar(sa.select(parent.sql.c.ingest_stamp).where(there))
+        if stamp is not None and stamp >= 0:
             return False
         exceptions = msgspec.json.encode(dict.fromkeys((*parent.names, ""))).decode()
         stated = dict(zip(parent.key, one.target, strict=True))
         stated = {**self._fresh(parent), **stated}
         columns = (*stated, *LEDGER_COLUMNS)
         row = (*stated.values(), LOWEST_VERSION, 0, 0, exceptions)
-        self._engine.insert(connection, parent.sql, columns, [row])
+        if stamp is None:
+            self._engine.insert(connection, parent.sql, columns, [row])
+        else:
+            # a row on its way out stays after all
+            blank = {**dict.fromkeys(parent.names), **dict(zip(columns, row, strict=True))}
+            values = {name: given(self._engine, value, parent.sql.c[name]) for name, value in blank.items()}
+            connection.execute(sa.update(parent.sql).where(there).values(values))
         changed.add(parent.name, [one.target])
         return True
 
-    def _drop_stubs(self, connection: sa.Connection, scope: Scope, counts: ReferenceCounts) -> None:
-        """A stub nobody refers to any more goes away."""
+    def _drop_stubs(self, connection: sa.Connection, scope: Scope, counts: ReferenceCounts) -> Scope:
+        """A stub that nobody needs any more goes away; which did."""
+        dropped = Scope({})
         scope.fill(connection, self._keys)
         for name in scope.tables:
             holding = [one for one in self._catalog.references_to(name) if "stub" in one.policies]
@@ -431,25 +455,28 @@ class References:
                 sa.not_(is_in(list(key), _stated_targets(self._catalog.tables[one.table], one, table)))
                 for one in holding
             ]
-            counts.stubs_removed += connection.execute(
-                sa.delete(table.sql).where(
-                    table.sql.c.ingest_stamp == 0,
-                    table.sql.c.ingest_version == LOWEST_VERSION,
-                    scope.within(self._keys, name, list(key)),
-                    *wanted,
-                )
-            ).rowcount
+            idle = sa.select(*(raw(self._engine, part) for part in key)).where(
+                table.sql.c.ingest_stamp == 0,
+                table.sql.c.ingest_version == LOWEST_VERSION,
+                scope.within(self._keys, name, list(key)),
+                *wanted,
+            )
+            dropped.add(name, [tuple(row) for row in connection.execute(idle)])
+        for name in dropped.tables:
+            table, keys = self._catalog.tables[name], dropped.keys(name) or ()
+            counts.stubs_removed += self._keys.fill(connection, name, keys)
+            self._leaving.remove(connection, table, self._filled(table))
+        return dropped
 
     def _fresh(self, table: Table) -> dict[str, Any]:
         """What a row has in the columns that nobody stated."""
-        dialect = self._engine.dialect
-        return {**stored_defaults(table, dialect), **stored_births(table, dialect)}
+        return {**stored_defaults(table), **stored_births(table)}
 
     # -- shared ----------------------------------------------------------------------------------
 
     def _rows(self, connection: sa.Connection, table: Table) -> dict[Key, sa.RowMapping]:
         """The rows of the keys last filled in, as stored."""
-        columns = [raw(table.sql.c[name]) for name in (*table.names, *LEDGER_COLUMNS)]
+        columns = [raw(self._engine, table.sql.c[name]) for name in (*table.names, *LEDGER_COLUMNS)]
         rows = connection.execute(sa.select(*columns).where(self._filled(table))).mappings()
         return {tuple(row[name] for name in table.key): row for row in rows}
 
@@ -463,7 +490,9 @@ class References:
         """Fill in the keys; add the parents whose pointers, counters or stubs hang on their rows now."""
         self._keys.fill(connection, table.name, keys)
         for columns, target in self._catalog.watched(table.name):
-            watched = sa.select(*(raw(table.sql.c[name]) for name in columns)).where(self._filled(table))
+            watched = sa.select(*(raw(self._engine, table.sql.c[name]) for name in columns)).where(
+                self._filled(table)
+            )
             rows = connection.execute(watched.distinct())
             changed.add(target, [tuple(row) for row in rows if None not in row])
 
@@ -473,12 +502,12 @@ def _is_there(
 ) -> sa.ColumnElement[bool]:
     """True where the parent has a row that `stated`, in the order of the reference's columns, names."""
     pairs = zip(stated, reference.target_columns, strict=True)
-    return sa.exists().where(*(parent.c[theirs] == ours for ours, theirs in pairs))
+    return sa.exists().where(*(parent.c[theirs] == ours for ours, theirs in pairs), is_here(parent))
 
 
 def _stated_targets(child: Table, reference: Reference, parent: Table) -> sa.Select[Any]:
     columns = [child.sql.c[reference.columns[reference.target_columns.index(name)]] for name in parent.key]
-    return sa.select(*columns).where(*(column.is_not(None) for column in columns))
+    return sa.select(*columns).where(is_here(child.sql), *(column.is_not(None) for column in columns))
 
 
 def _json(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Derived, Reference
+from ingest.engines.base import Engine
 from ingest.keys import Keys
 from ingest.ledger import LOADS, PAGES, REOPENED
 from ingest.reconcile.derived import as_of
@@ -22,8 +23,8 @@ from ingest.report import DerivedProof, ReferenceProof
 class Proof:
     """Checks every reference, pointer and counter of a scope."""
 
-    def __init__(self, catalog: Catalog, keys: Keys) -> None:
-        self._catalog, self._keys = catalog, keys
+    def __init__(self, catalog: Catalog, engine: Engine, keys: Keys) -> None:
+        self._catalog, self._engine, self._keys = catalog, engine, keys
 
     def references(self, connection: sa.Connection, scope: Scope) -> tuple[ReferenceProof, ...]:
         """Every foreign key, derived pointers included, with how many stated targets are not there."""
@@ -79,13 +80,13 @@ class Proof:
         child = self._catalog.tables[one.child].sql.alias()
         follows = [child.c[name] for name in one.follows]
         place = sa.func.row_number().over(
-            partition_by=follows, order_by=[as_of(part, child).desc().nulls_last() for part in one.by]
+            partition_by=follows, order_by=[self._engine.newest_first(as_of(part, child)) for part in one.by]
         )
         among: sa.FromClause = child
         if not isinstance(one.by[0].type, _UNAGGREGATED):
             top = self._greatest(one, scope)
             shares = [column == top.c[f"k{index}"] for index, column in enumerate(follows)]
-            greatest = as_of(one.by[0], child).is_not_distinct_from(top.c.value)
+            greatest = self._engine.in_order(as_of(one.by[0], child)).is_not_distinct_from(top.c.value)
             among = top.join(child, sa.and_(*shares, greatest))
         ranked = (
             sa.select(
@@ -106,7 +107,7 @@ class Proof:
         return (
             sa.select(
                 *(column.label(f"k{index}") for index, column in enumerate(follows)),
-                sa.func.max(as_of(one.by[0], child)).label("value"),
+                sa.func.max(self._engine.in_order(as_of(one.by[0], child))).label("value"),
             )
             .where(*self._of_scope(one, child, scope))
             .group_by(*follows)

@@ -3,8 +3,8 @@
     cli
     pipeline  replay  testing  log
     fetch   staging   load   reconcile       never each other; fetch uses staging's protocol
-    engines  ledger  keys  withheld  lock  database  digest  heal  migrate
-    catalog  config  source
+    engines  ledger  keys  withheld  leaving  lock  database  digest  heal  migrate
+    catalog  config  source  form
     errors  types  report  paths  clock
     mirror                                   all that `schema` may import
 
@@ -31,12 +31,13 @@ ROOT = Path(__file__).parent.parent.parent
 FLOORS = (
     {"mirror"},
     {"errors", "types", "report", "paths", "clock"},
-    {"source", "config", "catalog"},
+    {"source", "config", "catalog", "form"},
     {
         "engines",
         "ledger",
         "keys",
         "withheld",
+        "leaving",
         "lock",
         "window",
         "database",

@@ -21,7 +21,6 @@ from ingest.catalog import (
     stubbable,
     version_number,
 )
-from ingest.engines import engine_for
 from ingest.errors import ConfigError, ModelError
 from ingest.mirror import LEDGER_COLUMNS, Mirror, complete, count, field, ignore, latest, when_missing
 
@@ -59,7 +58,7 @@ def test_constant_defaults_fill_what_nobody_states_and_computed_ones_never_do() 
     assert table.column("level").default == 3
     assert table.column("trusted").default is False
     assert {table.column(name).default for name in ("id", "token", "made", "seen")} == {NO_DEFAULT}
-    assert stored_defaults(table, engine_for("sqlite:///x").dialect) == {"level": 3, "trusted": 0}
+    assert stored_defaults(table) == {"level": 3, "trusted": 0}
 
 
 def test_a_column_is_looked_for_in_snake_case_and_then_in_camel_case() -> None:
@@ -108,7 +107,7 @@ def test_what_upstream_cannot_state_is_no_column_and_starts_with_its_constant() 
     table = catalog(Row).tables["rows"]
     assert table.names == ("id", "parent_id")
     assert table.born == {"replies": 0, "note": "none yet"}
-    assert stored_births(table, engine_for("sqlite:///x").dialect) == {"replies": 0, "note": "none yet"}
+    assert stored_births(table) == {"replies": 0, "note": "none yet"}
 
 
 def test_a_primary_key_takes_no_null_though_its_column_may_say_so() -> None:

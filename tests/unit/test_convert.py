@@ -56,7 +56,7 @@ def python(type_: Any, value: Any) -> Any:
 
 
 def stored(type_: Any, value: Any) -> Any:
-    return compile_stored(column(type_), ENGINE)(value)
+    return compile_stored(column(type_))(value)
 
 
 def utc(*parts: int) -> datetime:

@@ -561,7 +561,7 @@ def test_the_bytes_of_a_row_are_those_of_the_record_that_it_lay_in() -> None:
     first, second = b'{"id": 1, "people": [7, {"id": 8}]}', b'{"id":2 , "lines":[{"id":10}]}'
     one = page(1, "s", b"[" + first + b" ,  " + second + b" ]")
     stream = msgspec.convert({"path": "/s", "entity": "Room"}, Stream)
-    decoder = Decoder("test", "s", stream, CATALOG, ENGINE, frozenset())
+    decoder = Decoder("test", "s", stream, CATALOG, frozenset())
     # room 1 is 0, its links and the mentioned user 1 to 3, room 2 is 4, its line 5
     found = [decoder.raw_of(one, ordinal) for ordinal in range(7)]
     assert found == [first, first, first, first, second, second, None]
@@ -571,7 +571,7 @@ def test_ordinals_are_the_same_whether_records_are_read_whole_or_in_part() -> No
     good, bad = {"id": 1, "name": "a", "extra": None}, {"id": 2, "name": "too long", "extra": None}
     body = msgspec.json.encode([good, bad, {"id": 3}, bad, good])
     stream = msgspec.convert({"path": "/s", "entity": "User"}, Stream)
-    decoder = Decoder("test", "s", stream, CATALOG, ENGINE, frozenset())
+    decoder = Decoder("test", "s", stream, CATALOG, frozenset())
     batch = decode({"path": "/s", "entity": "User"}, page(1, "s", body))
     assert [one.ordinal for one in batch.letters] == [1, 3]
     assert decoder.raw_of(page(1, "s", body), 3) == msgspec.json.encode(bad)

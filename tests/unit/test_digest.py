@@ -16,7 +16,8 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, Numeric
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ingest.catalog import read_catalog
-from ingest.digest import digest, portable
+from ingest.digest import digest
+from ingest.engines import engine_for
 from ingest.ledger import LEDGER, TOUCHED, WITHHELD
 from ingest.mirror import UtcDateTime, count
 
@@ -51,6 +52,7 @@ class Everything(Base):
 
 
 CATALOG = read_catalog([sys.modules[__name__]])
+ENGINE = engine_for("sqlite:///unused.db")
 TABLE = CATALOG.tables["everything"].sql
 CELLS: dict[str, tuple[Any, Any]] = {
     "parent_id": (1, 2),
@@ -90,7 +92,7 @@ def of(connection: sa.Connection, *rows: dict[str, Any]) -> str:
     connection.execute(sa.delete(TABLE))
     for one in rows:
         connection.execute(sa.insert(TABLE).values(one))
-    return digest(connection, CATALOG)
+    return digest(connection, CATALOG, ENGINE)
 
 
 def test_every_column_of_the_table_has_a_cell_here() -> None:
@@ -142,8 +144,10 @@ def test_the_order_in_which_rows_came_does_not_matter(connection: sa.Connection)
     assert of(connection, *rows) == of(connection, *reversed(rows))
 
 
-def test_the_order_of_keys_in_a_json_value_does_not_matter(connection: sa.Connection) -> None:
-    one, other = {"a": {"x": 1, "y": 2}, "b": 3}, {"b": 3, "a": {"y": 2, "x": 1}}
+def test_the_order_of_keys_and_the_spelling_of_numbers_in_json_do_not_matter(
+    connection: sa.Connection,
+) -> None:
+    one, other = {"a": {"x": 1, "y": 2}, "b": 3}, {"b": 3.0, "a": {"y": 2, "x": 1}}
     assert of(connection, row(1, tree=one)) == of(connection, row(1, tree=other))
 
 
@@ -155,7 +159,7 @@ def test_ranks_and_other_bookkeeping_do_not_matter(connection: sa.Connection) ->
         )
     )
     connection.execute(sa.insert(TOUCHED).values(table="everything", key="[1]"))
-    assert digest(connection, CATALOG) == before
+    assert digest(connection, CATALOG, ENGINE) == before
 
 
 def withheld(**cells: Any) -> sa.Executable:
@@ -188,42 +192,23 @@ def withheld(**cells: Any) -> sa.Executable:
 )
 def test_every_withheld_value_is_another_digest(connection: sa.Connection, cells: dict[str, Any]) -> None:
     others = [{}, {"value": "6"}, {"column": "", "value": '{"values":{"whole":5},"exceptions":null}'}]
-    found = {digest(connection, CATALOG)}
+    found = {digest(connection, CATALOG, ENGINE)}
     for one in [cells, *(other for other in others if other != cells)]:
         connection.execute(sa.delete(WITHHELD))
         connection.execute(withheld(**one))
-        found.add(digest(connection, CATALOG))
+        found.add(digest(connection, CATALOG, ENGINE))
     assert len(found) == 1 + len({str(one) for one in [cells, *others]})
 
 
 def test_the_rank_and_the_reason_of_a_withheld_value_do_not_matter(connection: sa.Connection) -> None:
     connection.execute(withheld())
-    before = digest(connection, CATALOG)
+    before = digest(connection, CATALOG, ENGINE)
     connection.execute(
         sa.update(WITHHELD).values(version=4, stamp=9, ordinal=2, reason="deleted", target_key="[5]")
     )
-    assert digest(connection, CATALOG) == before
+    assert digest(connection, CATALOG, ENGINE) == before
     connection.execute(sa.delete(WITHHELD))
     connection.execute(withheld(column="", value='{"values":{"whole":5},"exceptions":null}'))
-    before = digest(connection, CATALOG)
+    before = digest(connection, CATALOG, ENGINE)
     connection.execute(sa.update(WITHHELD).values(value='{"values":{"whole":5},"exceptions":{"whole":null}}'))
-    assert digest(connection, CATALOG) == before
-
-
-@pytest.mark.parametrize(
-    ("value", "spelled"),
-    [
-        (Colour.RED, "r"),
-        (datetime(2024, 1, 1, tzinfo=UTC), "2024-01-01T00:00:00.000000+00:00"),
-        (date(2024, 1, 1), "2024-01-01"),
-        (time(1, 2), "01:02:00"),
-        (Decimal("1.500"), "1.5"),
-        (Decimal("0.0"), "0"),
-        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
-        (b"\x00\x01", "AAE="),
-        ("text", "text"),
-        (None, None),
-    ],
-)
-def test_a_value_is_spelled_the_same_whatever_the_engine_gives(value: Any, spelled: Any) -> None:
-    assert portable(value) == spelled
+    assert digest(connection, CATALOG, ENGINE) == before

@@ -189,7 +189,7 @@ def test_the_straight_way_and_the_long_way_say_the_same_of_every_page(
 
 
 def learned(entity: str, records: list[Any], *, omits: bool = False) -> Reader | None:
-    shape = Shape(CATALOG.entities[entity], ENGINE, omits_null=omits)
+    shape = Shape(CATALOG.entities[entity], omits_null=omits)
     return learn_reader(shape, ("data",), {"data": records}, ())
 
 
@@ -280,7 +280,7 @@ def test_a_required_column_without_a_default_cannot_be_left_out() -> None:
 def test_a_record_with_nested_ones_is_never_learned() -> None:
     assert learned("Plain", [{"a": "x", "b": 1}, 3]) is None
     assert learned("Plain", []) is None
-    assert learn_reader(Shape(CATALOG.entities["Plain"], ENGINE, omits_null=False), ("x",), [], ()) is None
+    assert learn_reader(Shape(CATALOG.entities["Plain"], omits_null=False), ("x",), [], ()) is None
 
 
 @pytest.mark.parametrize("key", HOSTILE)
@@ -303,7 +303,7 @@ def test_a_models_names_are_never_part_of_the_code() -> None:
 
 
 def test_the_straight_way_is_given_up_where_pages_are_never_alike() -> None:
-    shape = Shape(CATALOG.entities["Plain"], ENGINE, omits_null=False)
+    shape = Shape(CATALOG.entities["Plain"], omits_null=False)
     straight = Straight(shape, (), {})
     for stamp in range(9):
         record = {"a": "x", "b": 1, f"k{stamp}": 0}
@@ -323,7 +323,7 @@ def test_a_stream_reads_its_second_page_straight() -> None:
 
 
 def test_plans_are_forgotten_when_a_server_makes_keys_up() -> None:
-    shape = Shape(CATALOG.entities["Plain"], ENGINE, omits_null=False)
+    shape = Shape(CATALOG.entities["Plain"], omits_null=False)
     for number in range(1200):
         shape.plan({"a": "x", "b": 1, f"k{number}": 0})
     assert len(shape._plans) <= 500

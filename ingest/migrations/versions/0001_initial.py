@@ -51,29 +51,29 @@ def upgrade() -> None:
 
     op.create_table(
         "ingest_withheld",
-        sa.Column("table", sa.String(128), primary_key=True),
-        sa.Column("key", sa.String(2000), primary_key=True),
-        sa.Column("column", sa.String(128), primary_key=True),
+        sa.Column("table", sa.String(64), primary_key=True),
+        sa.Column("key", sa.String(576), primary_key=True),
+        sa.Column("column", sa.String(64), primary_key=True),
         sa.Column("value", sa.Text),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("stamp", sa.BigInteger, nullable=False),
         sa.Column("ordinal", sa.Integer, nullable=False),
         sa.Column("reason", sa.String(16), nullable=False),
-        sa.Column("target_table", sa.String(128)),
-        sa.Column("target_key", sa.String(2000)),
+        sa.Column("target_table", sa.String(64)),
+        sa.Column("target_key", sa.String(576)),
     )
     op.create_index("ix_ingest_withheld_target", "ingest_withheld", ["target_table", "target_key"])
 
     op.create_table(
         "ingest_touched",
-        sa.Column("table", sa.String(128), primary_key=True),
-        sa.Column("key", sa.String(2000), primary_key=True),
+        sa.Column("table", sa.String(64), primary_key=True),
+        sa.Column("key", sa.String(576), primary_key=True),
     )
 
     op.create_table(
         "ingest_missing",
-        sa.Column("table", sa.String(128), primary_key=True),
-        sa.Column("key", sa.String(2000), primary_key=True),
+        sa.Column("table", sa.String(64), primary_key=True),
+        sa.Column("key", sa.String(576), primary_key=True),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("stamp", sa.BigInteger, nullable=False),
@@ -81,8 +81,8 @@ def upgrade() -> None:
 
     op.create_table(
         "ingest_tombstones",
-        sa.Column("table", sa.String(128), primary_key=True),
-        sa.Column("key", sa.String(2000), primary_key=True),
+        sa.Column("table", sa.String(64), primary_key=True),
+        sa.Column("key", sa.String(576), primary_key=True),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("stamp", sa.BigInteger, nullable=False),
         sa.Column("proof", sa.String(128), nullable=False),
@@ -90,9 +90,9 @@ def upgrade() -> None:
 
     op.create_table(
         "ingest_sets",
-        sa.Column("table", sa.String(128), primary_key=True),
+        sa.Column("table", sa.String(64), primary_key=True),
         sa.Column("columns", sa.String(128), primary_key=True),
-        sa.Column("key", sa.String(2000), primary_key=True),
+        sa.Column("key", sa.String(576), primary_key=True),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("stamp", sa.BigInteger, nullable=False),
         sa.Column("ordinal", sa.Integer, nullable=False),
@@ -104,8 +104,8 @@ def upgrade() -> None:
         sa.Column("log", sa.String(128), nullable=False),
         sa.Column("stamp", sa.BigInteger, nullable=False),
         sa.Column("ordinal", sa.Integer, nullable=False),
-        sa.Column("table", sa.String(128)),
-        sa.Column("key", sa.String(2000)),
+        sa.Column("table", sa.String(64)),
+        sa.Column("key", sa.String(576)),
         sa.Column("raw", sa.LargeBinary, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),

@@ -1,0 +1,35 @@
+"""`INSERT … ON CONFLICT`, which SQLite and PostgreSQL share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+#: the dialect's own `insert`
+Insert = Callable[[sa.Table], Any]
+
+
+def insert_new(insert: Insert, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> Any:
+    """Insert the rows whose key is not there yet."""
+    # "WHERE true": without it SQLite's parser takes ON CONFLICT for a join's ON
+    chosen = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
+    return chosen.on_conflict_do_nothing()
+
+
+def upsert(
+    insert: Insert,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: sa.Select[Any],
+    *,
+    key: Sequence[str],
+    born: Collection[str],
+) -> Any:
+    """Insert the rows, or replace `columns` where the key is there, but for those in `born`."""
+    statement = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
+    changing = {name: statement.excluded[name] for name in columns if name not in (*key, *born)}
+    if not changing:
+        return statement.on_conflict_do_nothing(index_elements=list(key))
+    return statement.on_conflict_do_update(index_elements=list(key), set_=changing)

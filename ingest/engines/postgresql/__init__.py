@@ -1,0 +1,255 @@
+"""PostgreSQL through asyncpg or psycopg: COPY, deferred foreign keys, and none at all in a bulk load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from ingest.engines import conflict
+from ingest.engines.base import PutOff
+from ingest.engines.postgresql import ddl
+from ingest.engines.postgresql.copying import copy
+from ingest.engines.postgresql.forms import Stored, json_text, kind_of
+from ingest.errors import ConfigError, Stop
+from ingest.form import plain
+
+#: the drivers there are, the preferred one first
+_DRIVERS = ("asyncpg", "psycopg")
+#: of every session. Nobody's reads queue for longer behind a lock that we wait for
+_SETTINGS = {"timezone": "UTC", "lock_timeout": "2000", "application_name": "ingest"}
+#: prepared statements that a connection keeps: a run has some dozens for every table
+_STATEMENTS = 1000
+#: what the session's hold is known by, in this database
+_HOLD = 0x696E67657374
+#: deadlock, serialization failure, a lock that was not to be had in time
+_PASSING = {"40P01", "40001", "55P03"}
+#: the classes of errors that are a value's: integrity (but foreign keys, which are deferred), and data
+_OF_A_ROW, _FOREIGN_KEY = ("23", "22"), "23503"
+_CONSTRAINTS = {"23505": "UNIQUE", "23502": "NOT NULL", "23514": "CHECK"}
+
+
+class PostgresqlEngine:
+    """A PostgreSQL database, as its tables' owner."""
+
+    def __init__(self, url: sa.URL) -> None:
+        driver = url.drivername.partition("+")[2] or _DRIVERS[0]
+        if driver not in _DRIVERS:
+            raise ConfigError(
+                f"{driver} is not a driver this version uses",
+                where="database.url",
+                hint=f"{' or '.join(_DRIVERS)}",
+            )
+        self._url = url.set(drivername=f"postgresql+{driver}")
+        self._writer = self._engine("SET CONSTRAINTS ALL DEFERRED")
+        self._reader = self._engine("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        self.dialect: sa.Dialect = self._writer.sync_engine.dialect
+
+    @property
+    def place(self) -> str:
+        port = f":{self._url.port}" if self._url.port else ""
+        return f"postgresql://{self._url.host or ''}{port}/{self._url.database or ''}"
+
+    async def create(self) -> None:
+        async with self.reader() as connection:
+            encoding = await connection.scalar(sa.text("SHOW server_encoding"))
+        if encoding != "UTF8":
+            raise Stop(
+                f"its encoding is {encoding}",
+                where=self.place,
+                hint="a mirror needs a database with ENCODING 'UTF8'",
+            )
+
+    async def exists(self) -> bool:
+        async with self.reader():
+            return True
+
+    @asynccontextmanager
+    async def writer(self) -> AsyncIterator[AsyncConnection]:
+        async with self._connection(self._writer) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[AsyncConnection]:
+        async with self._connection(self._reader) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        opened = False
+        try:
+            async with engine.connect() as connection:
+                opened = True
+                yield connection
+        except (sa.exc.DBAPIError, OSError) as error:
+            if isinstance(error, sa.exc.IntegrityError) or (opened and isinstance(error, OSError)):
+                raise
+            raise self._stop(error, opened=opened) from error
+
+    def _stop(self, error: Exception, *, opened: bool) -> Stop:
+        said = _first_line(error)
+        if not opened:
+            return Stop(f"cannot be reached: {said}", where=self.place, hint="check database.url")
+        return Stop(said, where=self.place, hint="the run goes on from here when it is put right")
+
+    def _engine(self, begin: str) -> AsyncEngine:
+        arguments: dict[str, Any]
+        if self._url.drivername.endswith("+asyncpg"):
+            arguments = {"server_settings": _SETTINGS, "prepared_statement_cache_size": _STATEMENTS}
+        else:
+            arguments = {"options": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())}
+        try:
+            engine = create_async_engine(
+                self._url, poolclass=NullPool, hide_parameters=True, connect_args=arguments
+            )
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"{error.name} is not installed",
+                where="database.url",
+                hint="pip install 'ingest[postgresql]'",
+            ) from error
+        dialect = engine.sync_engine.dialect
+        dialect.ddl_compiler = ddl.Compiler
+        dialect.type_compiler_instance = ddl.TypeCompiler(dialect)
+
+        @sa.event.listens_for(engine.sync_engine, "begin")
+        def begun(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    def prepare(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
+        return ddl.make_deferrable(connection, tables)
+
+    def hold(self, connection: sa.Connection) -> bool | None:
+        return bool(
+            connection.scalar(sa.select(sa.func.pg_try_advisory_lock(sa.literal(_HOLD, sa.BigInteger))))
+        )
+
+    def form(self, type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+        return Stored(plain(type_, self.dialect))
+
+    def key_json(self, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[str]:
+        text: Any = sa.literal("[", sa.Text)
+        for index, column in enumerate(columns):
+            comma = sa.literal(",", sa.Text) if index else sa.literal("", sa.Text)
+            text = text + comma + json_text(column, plain(column.type, self.dialect))
+        return text + sa.literal("]", sa.Text)  # type: ignore[no-any-return]
+
+    def key_part(
+        self, key: sa.ColumnElement[str], index: int, type_: sa.types.TypeEngine[Any]
+    ) -> sa.ColumnElement[Any]:
+        text = sa.cast(key, postgresql.JSON).op("->>")(sa.literal_column(f"{index:d}"))
+        here = plain(type_, self.dialect)
+        return sa.type_coerce(kind_of(here).write(sa.type_coerce(text, sa.Text), here), type_)
+
+    def differs(self, left: sa.ColumnElement[Any], right: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+        here = plain(left.type, self.dialect)
+        if isinstance(here, sa.JSON) and not isinstance(here, postgresql.JSONB):
+            # json knows no equality
+            return sa.cast(left, sa.Text).is_distinct_from(sa.cast(right, sa.Text))
+        return left.is_distinct_from(right)
+
+    def in_order(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        here = plain(column.type, self.dialect)
+        if not isinstance(here, sa.String):
+            return column
+        return sa.collate(sa.cast(column, sa.Text) if isinstance(here, sa.Enum) else column, "C")
+
+    def newest_first(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        return self.in_order(column).desc().nulls_last()
+
+    def insert_new(
+        self, connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]
+    ) -> None:
+        connection.execute(conflict.insert_new(insert, table, columns, rows))
+
+    def upsert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        *,
+        key: Sequence[str],
+        born: Collection[str] = (),
+    ) -> None:
+        connection.execute(conflict.upsert(insert, table, columns, rows, key=key, born=born))
+
+    def insert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        new_only: bool = False,
+    ) -> int:
+        if not rows:
+            return 0
+        quote = self.dialect.identifier_preparer
+        names, target = ", ".join(map(quote.quote, columns)), quote.format_table(table)
+        if not new_only:
+            copy(connection, f"COPY {target} ({names}) FROM STDIN (FORMAT csv)", rows)
+            return len(rows)
+        # one parameter, whatever there is: the server takes it to pieces by the table's own types
+        told = json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
+        statement = sa.text(
+            f"INSERT INTO {target} ({names}) SELECT {names} "
+            f"FROM json_populate_recordset(NULL::{target}, CAST(:told AS json)) ON CONFLICT DO NOTHING"
+        )
+        return connection.execute(statement, {"told": told}).rowcount
+
+    def temporary(self, name: str, columns: Sequence[sa.Column[Any]]) -> sa.Table:
+        plainly = [sa.Column(column.name, self._unchecked(column.type)) for column in columns]
+        return sa.Table(name, sa.MetaData(), *plainly, prefixes=["TEMPORARY"])
+
+    def _unchecked(self, type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+        """The same type without what hangs on it: an enum's CHECK, a sequence, a type that is made anew."""
+        here = plain(type_, self.dialect)
+        if isinstance(here, postgresql.ENUM):
+            return postgresql.ENUM(*here.enums, name=here.name, schema=here.schema, create_type=False)
+        if isinstance(here, sa.Enum):
+            return sa.Text()
+        return sa.Boolean(create_constraint=False) if isinstance(here, sa.Boolean) else type_
+
+    def clear(self, connection: sa.Connection, table: sa.Table) -> None:
+        # nothing vacuums temporary tables: rows that are deleted would stay in the way
+        connection.exec_driver_sql(f"TRUNCATE {self.dialect.identifier_preparer.format_table(table)}")
+
+    def put_off(
+        self, connection: sa.Connection, tables: Collection[sa.Table], empty: Collection[sa.Table]
+    ) -> list[PutOff]:
+        return [*ddl.foreign_keys(connection, tables), *ddl.secondary_indexes(connection, empty)]
+
+    def violation(self, error: sa.exc.DBAPIError) -> str | None:
+        state = _state(error)
+        if not state.startswith(_OF_A_ROW) or state == _FOREIGN_KEY:
+            return None
+        said = _first_line(error)
+        return f"{_CONSTRAINTS[state]}: {said}" if state in _CONSTRAINTS else said
+
+    def passing(self, error: sa.exc.DBAPIError) -> bool:
+        return _state(error) in _PASSING
+
+    async def close(self) -> None:
+        await self._writer.dispose()
+        await self._reader.dispose()
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without the values of a row, which stand below."""
+    said = str(error.orig if isinstance(error, sa.exc.DBAPIError) else error).partition("\n")[0]
+    return said.partition(">: ")[2] or said
+
+
+def _state(error: sa.exc.DBAPIError) -> str:
+    """The SQLSTATE of an error, whatever the driver; empty when it has none."""
+    return getattr(error.orig, "sqlstate", None) or ""

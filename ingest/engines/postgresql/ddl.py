@@ -1,0 +1,105 @@
+"""What PostgreSQL's tables are made like, and what a bulk load drops and builds again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql.base import PGDDLCompiler, PGTypeCompiler
+
+from ingest.engines.base import PutOff
+
+_STRICT = """
+    SELECT owner.relname, made.conname FROM pg_constraint AS made
+    JOIN pg_class AS owner ON owner.oid = made.conrelid
+    WHERE made.contype = 'f' AND NOT made.condeferrable AND made.conparentid = 0
+      AND owner.relname = ANY(:tables) AND owner.relnamespace = current_schema()::regnamespace
+    ORDER BY 1, 2
+"""
+#: foreign keys between mirrored tables, with everything that makes them what they are
+_FOREIGN = """
+    SELECT owner.relname, made.conname, pg_get_constraintdef(made.oid),
+           obj_description(made.oid, 'pg_constraint')
+    FROM pg_constraint AS made
+    JOIN pg_class AS owner ON owner.oid = made.conrelid
+    JOIN pg_class AS target ON target.oid = made.confrelid
+    WHERE made.contype = 'f' AND made.conparentid = 0
+      AND owner.relname = ANY(:tables) AND target.relname = ANY(:tables)
+      AND owner.relnamespace = current_schema()::regnamespace
+    ORDER BY 1, 2
+"""
+#: indexes that enforce nothing, and that nothing else hangs on
+_SECONDARY = """
+    SELECT made.relname, pg_get_indexdef(made.oid), obj_description(made.oid, 'pg_class')
+    FROM pg_index AS one
+    JOIN pg_class AS made ON made.oid = one.indexrelid
+    JOIN pg_class AS owner ON owner.oid = one.indrelid
+    WHERE owner.relname = ANY(:tables) AND owner.relnamespace = current_schema()::regnamespace
+      AND NOT (one.indisunique OR one.indisprimary OR one.indisclustered OR one.indisreplident)
+      AND one.indisvalid AND made.relkind = 'i'
+    ORDER BY 1
+"""
+
+
+class Compiler(PGDDLCompiler):
+    """Foreign keys can wait for the end of a transaction, if they are told to."""
+
+    def define_constraint_deferrability(self, constraint: Any) -> str:
+        text: str = super().define_constraint_deferrability(constraint)
+        if isinstance(constraint, sa.ForeignKeyConstraint) and constraint.deferrable is None:
+            text += " DEFERRABLE INITIALLY IMMEDIATE"
+        return text
+
+
+class TypeCompiler(PGTypeCompiler):
+    """A float has 64 bits, as everywhere else."""
+
+    def visit_FLOAT(self, type_: Any, **kw: Any) -> str:
+        return "DOUBLE PRECISION"
+
+    def visit_REAL(self, type_: Any, **kw: Any) -> str:
+        return "DOUBLE PRECISION"
+
+
+def make_deferrable(connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
+    """Let the foreign keys of tables made elsewhere wait for the end of a transaction."""
+    quote = connection.dialect.identifier_preparer.quote
+    steps = []
+    for table, name in connection.execute(sa.text(_STRICT), {"tables": [one.name for one in tables]}).all():
+        connection.exec_driver_sql(
+            f"ALTER TABLE {quote(table)} ALTER CONSTRAINT {quote(name)} DEFERRABLE INITIALLY IMMEDIATE"
+        )
+        steps.append(f"{table}: foreign key {name} is deferrable now")
+    return steps
+
+
+def foreign_keys(connection: sa.Connection, tables: Collection[sa.Table]) -> Iterator[PutOff]:
+    """The foreign keys between these tables."""
+    quote = connection.dialect.identifier_preparer.quote
+    rows = connection.execute(sa.text(_FOREIGN), {"tables": [one.name for one in tables]})
+    for table, name, definition, comment in rows.all():
+        owner, constraint = quote(table), quote(name)
+        add = definition.removesuffix(" NOT VALID")
+        build = [
+            f"ALTER TABLE {owner} ADD CONSTRAINT {constraint} {add} NOT VALID",
+            f"ALTER TABLE {owner} VALIDATE CONSTRAINT {constraint}",
+        ]
+        if comment is not None:
+            build.append(f"COMMENT ON CONSTRAINT {constraint} ON {owner} IS {_literal(connection, comment)}")
+        yield PutOff(f"ALTER TABLE {owner} DROP CONSTRAINT {constraint}", tuple(build), late=True)
+
+
+def secondary_indexes(connection: sa.Connection, tables: Collection[sa.Table]) -> Iterator[PutOff]:
+    """The indexes of these tables that enforce nothing."""
+    quote = connection.dialect.identifier_preparer.quote
+    rows = connection.execute(sa.text(_SECONDARY), {"tables": [one.name for one in tables]})
+    for name, definition, comment in rows.all():
+        build = [definition]
+        if comment is not None:
+            build.append(f"COMMENT ON INDEX {quote(name)} IS {_literal(connection, comment)}")
+        yield PutOff(f"DROP INDEX {quote(name)}", tuple(build))
+
+
+def _literal(connection: sa.Connection, text: str) -> str:
+    return str(connection.scalar(sa.select(sa.func.quote_literal(sa.literal(text, sa.Text)))))
