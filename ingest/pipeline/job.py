@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,13 @@ async def open_job(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.close)
         opened = open_writer if write else open_reader
-        database = await stack.enter_async_context(opened(engine, catalog, lineages(config, catalog)))
+        clock = clock or SystemClock()
+        database = await stack.enter_async_context(
+            opened(engine, catalog, lineages(config, catalog), clock=clock)
+        )
         log = await SqlitePageLog.open(config.log_path, readonly=not write)
         stack.push_async_callback(log.close)
-        job = Job(Machine(config, catalog, database, log, observe=observe, clock=clock or SystemClock()))
+        job = Job(Machine(config, catalog, database, log, observe=observe, clock=clock))
         if write:
             stack.push_async_callback(job.release)
             if database.behind is None:
@@ -192,7 +195,7 @@ class Job:
         """Take the lock, make the temporary tables, and see that log and ledger belong together."""
         since = self._machine.now()
         self._database.epoch = await self._database.write(
-            lambda connection: lock.acquire(connection, since=since)
+            lambda connection: lock.acquire(connection, self._database.engine, since=since)
         )
 
         def create(connection: sa.Connection) -> None:
@@ -214,7 +217,9 @@ class Job:
         """Let go of the lock."""
         epoch, self._database.epoch = self._database.epoch, None
         if epoch is not None:
-            await self._database.write(lambda connection: lock.release(connection, epoch))
+            # a courtesy: where the database cannot be reached any more, the lock is taken over by the next
+            with suppress(sa.exc.SQLAlchemyError, OSError):
+                await self._database.write(lambda connection: lock.release(connection, epoch))
 
     async def _run(
         self,

@@ -187,7 +187,7 @@ class Run:
         if not load.pages:
             return LoadCounts(), written
         counts = self._machine.loader.load(
-            connection, load.pages, load.batch, log=log, run=self.id, in_order=True, written=written
+            connection, load.pages, load.take(), log=log, run=self.id, in_order=True, written=written
         )
         top = load.pages[-1].stamp
         connection.execute(sa.update(LOGS).where(LOGS.c.log == log).values(loaded_to=top, top_stamp=top))

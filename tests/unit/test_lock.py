@@ -54,7 +54,7 @@ def held_by(holder: str | None) -> sa.Executable:
 
 
 async def acquired(database: Database) -> int:
-    return await database.write(lambda connection: lock.acquire(connection, since="now"))
+    return await database.write(lambda connection: lock.acquire(connection, database.engine, since="now"))
 
 
 async def holder(database: Database) -> tuple[int, str | None]:
