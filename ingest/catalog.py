@@ -15,11 +15,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapper, RelationshipProperty, configure_mappers
 
 from ingest.errors import ConfigError, ModelError
-from ingest.form import stored
+from ingest.form import plain, stored
 from ingest.mirror import LEDGER_COLUMNS, Count, Latest, Mirror, Policy, attach, said
 from ingest.paths import Path
 from ingest.types import HIGHEST_VERSION, LOWEST_VERSION
 
+#: types whose values not every engine compares or spells alike
+_NO_KEYS = (sa.Numeric, sa.Float, sa.LargeBinary, sa.JSON)
 OnDelete = Literal["CASCADE", "SET NULL", "SET DEFAULT", "RESTRICT", "NO ACTION"]
 #: `Column.default` of a column that has none
 NO_DEFAULT: Any = type("NoDefault", (), {"__repr__": lambda _: "NO_DEFAULT"})()
@@ -253,6 +255,13 @@ def _table(sql: sa.Table, mapper: Mapper[Any] | None) -> Table:
     key = tuple(_name(column) for column in sql.primary_key.columns)
     if not key:
         raise ModelError("has no primary key", where=f"table {sql.name}", hint="a mirrored table needs one")
+    for column in sql.primary_key.columns:
+        if isinstance(plain(column.type), _NO_KEYS):
+            raise ModelError(
+                f"a key cannot be of type {column.type!r}",
+                where=f"{sql.name}.{column.name}",
+                hint="integers, text, UUIDs, dates and times are spelled the same everywhere",
+            )
     table = Table(
         name=str(sql.name),
         sql=sql,

@@ -67,7 +67,7 @@ def _canonical(type_: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:
     """One value for what equal stored forms of a type may still spell differently."""
     if isinstance(type_, sa.JSON):
         return _canonical_json
-    return _canonical_number if isinstance(type_, sa.Numeric) else _as_it_is
+    return _canonical_number if isinstance(type_, sa.Numeric | sa.Float) else _as_it_is
 
 
 def _canonical_json(text: Any) -> Any:

@@ -2,8 +2,8 @@
 
 A run takes the lock and counts the epoch up. Every write transaction asks for the epoch first, and keeps
 others from changing it until it ends, so a suspended holder that wakes after a take-over cannot write. Where
-a database knows which sessions live, the session's own hold says whether a holder does; elsewhere its process.
-The lock of a holder that is gone is taken over without a word.
+a database knows which sessions live, the session's own hold says whether a holder does; elsewhere its
+process. The lock of a holder that is gone is taken over without a word.
 """
 
 from __future__ import annotations

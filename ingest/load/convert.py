@@ -1,7 +1,8 @@
 """From a JSON value to what the ORM would have stored, one function a column, compiled once.
 
-A value that the column cannot hold on every engine is refused, never bent: integers stay exact, text
-keeps to its length, NUL has no place in text, and a time without a zone is UTC.
+A value that the column cannot hold on every engine is refused on every engine, never bent: integers and
+decimals stay exact, text keeps to its length, NUL has no place in text, and a time without a zone is UTC.
+So a mirror can move from one database to another, and the same pages make the same rows in each.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import sys
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
@@ -29,6 +29,12 @@ Convert: TypeAlias = Callable[[Any], Any]
 #: a number of seconds since 1970 above this is milliseconds, and above its thousandfold microseconds
 _MILLISECONDS_FROM = 100_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: bytes of one value: what fits into a statement of every server as it comes (MariaDB's takes 16 MiB), twice
+_LONGEST = 8 * 2**20
+#: characters that fit into that, whatever they are
+_SURELY_SHORT = _LONGEST // 4
+#: digits before and after the point that a decimal column without a precision has everywhere
+_WHOLE, _FRACTION = 28, 10
 _INTEGER_BITS: tuple[tuple[type[sa.types.TypeEngine[Any]], int], ...] = (
     (sa.BigInteger, 63),
     (sa.SmallInteger, 15),
@@ -97,6 +103,8 @@ def _without_nul(name: str, store: Convert) -> Convert:
         text = store(value)
         if "\\u0000" in text and _has_nul(value):
             raise SetAside(f"{name}: JSON with a NUL in it, which not every database can hold")
+        if len(text) > _SURELY_SHORT:
+            _fits_a_statement(name, len(text.encode()))
         return text
 
     return stored
@@ -128,7 +136,7 @@ def text_limit(column: Column) -> int | None:
     """How many characters a plain text column holds; None for other columns."""
     if not isinstance(column.type, sa.String) or isinstance(column.type, sa.Enum):
         return None
-    return sys.maxsize if column.type.length is None else column.type.length
+    return _SURELY_SHORT if column.type.length is None else min(column.type.length, _SURELY_SHORT)
 
 
 def _refuse(name: str, expected: str, value: Any) -> SetAside:
@@ -164,9 +172,16 @@ def _text(name: str, type_: Any) -> Convert:
             raise SetAside(f"{name}: {len(value)} characters, but the column holds {limit}")
         if "\0" in value:
             raise SetAside(f"{name}: text with a NUL in it, which not every database can hold")
+        if len(value) > _SURELY_SHORT:
+            _fits_a_statement(name, len(value.encode()))
         return str(value)
 
     return text
+
+
+def _fits_a_statement(name: str, size: int) -> None:
+    if size > _LONGEST:
+        raise SetAside(f"{name}: {size} bytes, but a value has {_LONGEST} at most")
 
 
 def _enum(name: str, type_: sa.Enum) -> Convert:
@@ -230,11 +245,15 @@ def _numeric(name: str, type_: Any) -> Convert:
 
 
 def _fits(name: str, value: Decimal, type_: Any) -> None:
-    if type_.precision is None:
-        return
-    whole = type_.precision - (type_.scale or 0)
+    whole, fraction = _WHOLE, _FRACTION
+    if type_.precision is not None:
+        fraction = type_.scale or 0
+        whole = type_.precision - fraction
     if value and value.adjusted() >= whole:
         raise SetAside(f"{name}: the number has more than the column's {whole} digits before the point")
+    # a database without decimals of its own keeps the nearest float, and gives it back rounded
+    if Decimal(f"{float(value):.{fraction}f}") != value:
+        raise SetAside(f"{name}: the number has more digits than the column has on every database")
 
 
 def _datetime(name: str, _type: Any) -> Convert:
@@ -300,6 +319,8 @@ def _uuid(name: str, type_: Any) -> Convert:
             found = uuid.UUID(value)
         except (AttributeError, TypeError, ValueError):
             raise _refuse(name, "a UUID", value) from None
+        if found.bytes[6] >= 0x80 > found.bytes[8]:
+            raise SetAside(f"{name}: a UUID of no known kind, which not every database can hold")
         return found if as_uuid else str(found)
 
     return identity
@@ -308,9 +329,11 @@ def _uuid(name: str, type_: Any) -> Convert:
 def _bytes(name: str, _type: Any) -> Convert:
     def binary(value: Any) -> bytes:
         try:
-            return base64.b64decode(value, validate=True)
+            found = base64.b64decode(value, validate=True)
         except (TypeError, ValueError, binascii.Error):
             raise _refuse(name, "base64", value) from None
+        _fits_a_statement(name, len(found))
+        return found
 
     return binary
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ingest.catalog import Nested, Table, stored_defaults, version_number
+from ingest.catalog import Column, Nested, Table, stored_defaults, version_number
 from ingest.errors import SetAside
 from ingest.form import storer
+from ingest.keys import dump_key
+from ingest.ledger import KEY_LENGTH
 from ingest.load.batch import ABSENT
 from ingest.load.convert import (
     Convert,
@@ -19,7 +21,9 @@ from ingest.load.convert import (
     compile_stored,
     refuse_null,
     stored_null,
+    text_limit,
 )
+from ingest.types import Key
 
 #: plans kept a table; more shapes than this is a server making keys up
 _PLANS = 500
@@ -53,6 +57,8 @@ class Shape:
         self.stores = tuple(storer(column.type) for column in table.columns)
         self.nulls = tuple(stored_null(column) for column in table.columns)
         self.key_places = tuple(self.place[name] for name in table.key)
+        #: True when a key may be longer than the ledger holds
+        self.has_long_keys = sum(map(_longest, (table.column(name) for name in table.key))) > KEY_LENGTH
         self.fill = stored_defaults(table)
         #: what an absent key states: ABSENT says nothing
         self.omitted = tuple(
@@ -125,6 +131,10 @@ class Shape:
         for name, value in zip(self.table.key, key, strict=True):
             if value is ABSENT or value is None:
                 raise SetAside(f"{name}: the record has no key")
+        if self.has_long_keys and is_too_long(key):
+            raise SetAside(
+                f"{'+'.join(self.table.key)}: the key is longer than {KEY_LENGTH} characters, as JSON"
+            )
         return key
 
     def key_of(self, record: Mapping[str, Any], given: Mapping[int, Any]) -> tuple[Any, ...]:
@@ -171,6 +181,18 @@ class Shape:
             return None
         convert = compile_python(self.table.column(name))
         return lambda raw: version_number(convert(raw))
+
+
+def is_too_long(key: Key) -> bool:
+    """True for a key that the ledger has no room for."""
+    return len(dump_key(key)) > KEY_LENGTH
+
+
+def _longest(column: Column) -> int:
+    """Characters of the column's longest value as JSON, with what stands between it and the next."""
+    limit = text_limit(column)
+    # any character may be one that JSON escapes
+    return 40 if limit is None else 6 * limit + 3
 
 
 def dig(record: Any, path: tuple[str, ...]) -> Any:

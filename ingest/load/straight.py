@@ -10,7 +10,7 @@ import msgspec
 from ingest.errors import SetAside
 from ingest.load.batch import ABSENT, Batch
 from ingest.load.reader import Reader, learn_reader
-from ingest.load.shape import Shape
+from ingest.load.shape import Shape, is_too_long
 from ingest.types import Key, Page
 
 #: pages in a row that may differ from what was learned before the straight way is given up
@@ -43,6 +43,8 @@ class Straight:
         keys: list[Key] = list(
             zip(*([row[place] for row in rows] for place in shape.key_places), strict=True)
         )
+        if shape.has_long_keys and any(map(is_too_long, keys)):
+            return None
         batch.add_rows(shape.table.name, shape.names, keys, rows)
         return reader
 

@@ -88,7 +88,8 @@ TAKEN: list[tuple[Any, Any, Any]] = [
     (sa.Numeric(6, 2), 0.1, Decimal("0.1")),
     (sa.Numeric(2, 2), "0.99", Decimal("0.99")),
     (sa.Numeric(2, 2), 0, Decimal(0)),
-    (sa.Numeric, "123456789012345678901234567890.5", Decimal("123456789012345678901234567890.5")),
+    (sa.Numeric, "1234.0000000005", Decimal("1234.0000000005")),
+    (sa.Numeric(6, 2), "1.500", Decimal("1.500")),
     (sa.Numeric(6, 2, asdecimal=False), "1.5", 1.5),
     (sa.Enum(Role), "administrator", Role.ADMIN),
     (sa.Enum(Role), "guest-user", Role.GUEST),
@@ -118,6 +119,14 @@ def test_every_spelling_that_a_column_takes(type_: Any, value: Any, expected: An
 
 
 REFUSED: list[tuple[Any, Any, str]] = [
+    (sa.Numeric, "123456789012345678901234567890.5", "more than the column's 28 digits"),
+    (sa.Numeric, "0.00000000001", "more digits than the column has"),
+    (sa.Numeric(6, 2), "0.005", "more digits than the column has"),
+    (sa.Numeric(20, 2), "123456789012345678.25", "more digits than the column has"),
+    (sa.Uuid, "01234567-89ab-8def-7123-456789abcdef", "a UUID of no known kind"),
+    (sa.Text, "é" * (4 * 2**20 + 1), "8388610 bytes"),
+    (sa.JSON, ["a" * 8 * 2**20], "8388612 bytes"),
+    (sa.LargeBinary, "AAAA" * (2**23 // 3 + 1), "bytes, but a value has 8388608"),
     (sa.Integer, 2**31, "does not fit the column's 32 bits"),
     (sa.Integer, -(2**31) - 1, "does not fit"),
     (sa.SmallInteger, 32768, "does not fit the column's 16 bits"),

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 #: seconds that a killed run's server may live on
 LINGER = 30.0
 
-#: whom a statement of the test's own role must fail with, by kind: no rights
+#: what only a role with more rights may do
 FORBIDDEN = {
     "postgresql": ("CREATE DATABASE other", "CREATE ROLE other", "SET session_replication_role = replica"),
     "mariadb": ("CREATE DATABASE other", "CREATE USER other", "SET GLOBAL foreign_key_checks = 0"),
