@@ -105,11 +105,8 @@ async def test_values_that_came_before_are_known_again_and_not_written(mirror: M
 
 async def test_what_one_database_cannot_hold_is_a_dead_letter_in_all(mirror: Mirrored) -> None:
     records = [{"id": number, name: value} for number, (name, value) in enumerate(UNHOLDABLE.items())]
-    good = {
-        "id": 100,
-        "text": "a\tb\\N\n\"c\",'d'\r\\.\n\\",
-        "binary": base64.b64encode(b"\\x00\n\0").decode(),
-    }
+    text, binary = "a\tb\\N\n\"c\",'d'\r\\.\n\\", b"\\x00\n\0"
+    good = {"id": 100, "text": text, "binary": base64.b64encode(binary).decode()}
     counts, proven = await mirror.load_and_settle([page(1, "things", [*records, good])])
     assert (counts.written, counts.rejected, proven.holds) == (1, len(records), True)
     letters = await mirror.ledger(DEAD_LETTERS)
