@@ -26,6 +26,7 @@ from ingest.keys import (
     Keys,
     dump_key,
     given,
+    has_row,
     is_in,
     load_key,
     raw,
@@ -105,11 +106,14 @@ class Store:
         inserted = 0
         if in_order and len(full) > TOUCHED_LIMIT and not (asides or buried):
             inserted = self._insert_new(connection, table, full)
-        special = self._special(connection, table, full, buried, fresh=fresh, in_order=in_order)
-        for key in special:
+        # of records out of order, and of keys that were just buried, the merge decides
+        merging = full.keys() & buried.keys() if in_order else set(full)
+        for key in merging:
+            partial.setdefault(key, []).append(batch.as_statement(table.names, key, full.pop(key)))
+        self._stage(connection, table, _in_key_order(full))
+        for key in set() if fresh or not full else self._take_special(connection, table):
             partial.setdefault(key, []).append(batch.as_statement(table.names, key, full.pop(key)))
         rows = inserted + len(full)
-        self._stage(connection, table, _in_key_order(full))
         kept = 0 if fresh else self._drop_losers(connection, table)
         changes = self._merge(connection, table, partial, buried, in_order=in_order)
         self._stage(connection, table, changes.show)
@@ -130,39 +134,27 @@ class Store:
         of_table = (_any_of(one, one.c.table == table.name) for one in (WITHHELD, TOMBSTONES))
         return any(connection.execute(one).first() is not None for one in of_table)
 
-    def _special(
-        self,
-        connection: sa.Connection,
-        table: Table,
-        full: Mapping[Key, FullRow],
-        buried: Mapping[Key, Tombstone],
-        *,
-        fresh: bool,
-        in_order: bool,
-    ) -> set[Key]:
-        """Keys of full records that need the merge all the same."""
-        if not in_order:
-            return set(full)
-        special = full.keys() & buried.keys()
-        if fresh or not full:
-            return special
-        self.keys.fill(connection, table.name, full)
-        sql = table.sql
-        key = [sql.c[name] for name in table.key]
-        excepted = sa.select(*(raw(self.engine, one) for one in key)).where(
-            self.keys.among(table.name, key), sql.c.ingest_exceptions.is_not(None)
-        )
-        special |= {tuple(row) for row in connection.execute(excepted)}
-        for ledger in (WITHHELD, TOMBSTONES):
-            special |= set(self._ledger_keys(connection, table.name, ledger))
-        return special & full.keys()
+    def _take_special(self, connection: sa.Connection, table: Table) -> set[Key]:
+        """Take records out of the staged ones that need the merge all the same: their keys.
 
-    def _ledger_keys(self, connection: sa.Connection, name: str, ledger: sa.Table) -> Iterable[Key]:
-        """Keys of a ledger table among those last filled in."""
-        if connection.execute(_any_of(ledger, ledger.c.table == name)).first() is None:
-            return []
-        rows = sa.select(ledger.c.key).where(ledger.c.table == name, ledger.c.key.in_(self.keys.texts(name)))
-        return map(load_key, connection.scalars(rows))
+        Their rows have exceptions, or the ledger has something to say of them.
+        """
+        new, old = self._batches[table.name], table.sql
+        key = [old.c[name] for name in table.key]
+        excepted = sa.select(*(raw(self.engine, one) for one in key)).where(
+            is_in(key, sa.select(*(new.c[name] for name in table.key))), old.c.ingest_exceptions.is_not(None)
+        )
+        special = {tuple(row) for row in connection.execute(excepted)}
+        for ledger in (WITHHELD, TOMBSTONES):
+            if connection.execute(_any_of(ledger, ledger.c.table == table.name)).first() is not None:
+                staged = ledger.c.key.in_(sa.select(self._json(new, table.key)))
+                texts = sa.select(ledger.c.key).where(ledger.c.table == table.name, staged)
+                special.update(map(load_key, connection.scalars(texts)))
+        if special:
+            self.keys.fill(connection, table.name, special)
+            among = self.keys.among(table.name, [new.c[name] for name in table.key])
+            connection.execute(sa.delete(new).where(among))
+        return special
 
     def _insert_new(self, connection: sa.Connection, table: Table, full: dict[Key, FullRow]) -> int:
         """Write the rows, and take them out of `full`, if the table has none of them.
@@ -170,6 +162,8 @@ class Store:
         A bulk load is made of these: nothing is to be compared. Where a key is there, or a row violates
         another constraint, none is written, and the long way finds out.
         """
+        if has_row(connection, self.engine, table, next(iter(full))):
+            return 0  # and most likely the others too
         born = self._births[table.name]
         rows = _in_key_order(full)
         if born:

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 _START = 1_500_000_000_000  # milliseconds since 1970
+#: later than anything was made
+_DAY_LATER = "2024-01-01"
 #: what messages are made of
 _TEXT = """
 all any because between bring change come could day even find first give good hand here high house
@@ -97,6 +99,14 @@ def _message(
         "deleted": pick.random() < 0.02,
         "attachments": files,
     }
+
+
+def changed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same records a day later: each says something else."""
+    return [
+        {**one, "updated_at": f"{_DAY_LATER}{one['updated_at'][10:]}", "content": f"{one['content']} edited"}
+        for one in records
+    ]
 
 
 def pages(records: list[dict[str, Any]], size: int) -> Iterator[bytes]:

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from urllib.parse import parse_qs, urlsplit
 
-from tests.benchmarks.data import generate, pages
+from tests.benchmarks.data import changed, generate, pages
 
 
 @contextmanager
 def served(messages: int, size: int) -> Iterator[str]:
-    """The base URL of a server with that many messages, `size` records a page."""
+    """The base URL of a server with that many messages, `size` records a page; all changed below `/later`."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=_serve, args=(theirs, messages, size), daemon=True
@@ -28,7 +28,10 @@ def served(messages: int, size: int) -> Iterator[str]:
 
 
 def _serve(connection: Connection, messages: int, size: int) -> None:
-    answers = {f"/{name}": list(pages(records, size)) for name, records in generate(messages).items()}
+    made = generate(messages)
+    answers = {f"/{name}": list(pages(records, size)) for name, records in made.items()}
+    answers |= {f"/later/{name}": answers[f"/{name}"] for name in made}
+    answers["/later/messages"] = list(pages(changed(made["messages"]), size))
     asyncio.run(_listen(connection, answers))
 
 

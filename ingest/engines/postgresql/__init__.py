@@ -164,7 +164,9 @@ class PostgresqlEngine:
         return sa.collate(sa.cast(column, sa.Text) if isinstance(here, sa.Enum) else column, "C")
 
     def newest_first(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        return self.in_order(column).desc().nulls_last()
+        newest = self.in_order(column).desc()
+        # an index is read backwards only where NULL has no place to be in
+        return newest if getattr(column, "nullable", True) is False else newest.nulls_last()
 
     def insert_new(
         self, connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]
@@ -194,11 +196,12 @@ class PostgresqlEngine:
     ) -> int:
         if not rows:
             return 0
+        if not new_only:
+            types = [plain(table.c[name].type, self.dialect) for name in columns]
+            copy(connection, table, columns, types, rows)
+            return len(rows)
         quote = self.dialect.identifier_preparer
         names, target = ", ".join(map(quote.quote, columns)), quote.format_table(table)
-        if not new_only:
-            copy(connection, f"COPY {target} ({names}) FROM STDIN (FORMAT csv)", rows)
-            return len(rows)
         # one parameter, whatever there is: the server takes it to pieces by the table's own types
         told = json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
         statement = sa.text(
