@@ -43,7 +43,8 @@ class Secret:
 class Database(_Strict, frozen=True, kw_only=True):
     """The database mirrored into."""
 
-    #: where it is: `sqlite:///FILE` (`sqlite:////FILE` for an absolute path), or `$NAME`
+    #: where it is: `sqlite:///FILE` (`sqlite:////FILE` for an absolute path), `postgresql://…`, `mariadb://…`,
+    #: or `$NAME`
     url: str = "sqlite:///mirror.db"
 
 

@@ -1,6 +1,8 @@
 """Brings a database to this program and its models: the ledger's tables, and each system's.
 
 none of its tables, no revision   all revisions are run                  sync, migrate
+some tables, and a revision       its making was broken off, where DDL commits by itself:
+table without a revision          they are dropped, if they are empty, and made again    sync, migrate
 its tables, no revision           they are compared with the models:
                                   the same: the newest is noted          sync, migrate
                                   else it is refused
@@ -36,8 +38,9 @@ class Move(NamedTuple):
     """What one lineage's tables need."""
 
     lineage: Lineage
-    #: make: none is there yet; note: they are there, and not the revision; upgrade: they are behind
-    kind: Literal["make", "note", "upgrade"]
+    #: make: none is there yet; remake: some are, and were never finished; note: they are there, and not the
+    #: revision; upgrade: they are behind
+    kind: Literal["make", "remake", "note", "upgrade"]
     #: the revision they are at
     at: str | None
 
@@ -98,7 +101,7 @@ def readable(connection: sa.Connection, lineages: Sequence[Lineage], *, place: s
     if late := behind(moves, place=place):
         raise late
     for move in moves:
-        if move.kind == "make":
+        if move.kind in ("make", "remake"):
             raise UsageError(
                 f"this database has no tables of {move.lineage.name} yet",
                 where=place,
@@ -158,7 +161,10 @@ def _move(connection: sa.Connection, lineage: Lineage, there: set[str], place: s
     if at == lineage.head:
         return None
     if at is None:
-        return Move(lineage, "note" if lineage.tables.keys() & there else "make", None)
+        if not lineage.tables.keys() & there:
+            return Move(lineage, "make", None)
+        # whoever makes tables makes the table of revisions first, and the revision is noted last
+        return Move(lineage, "remake" if lineage.version_table in there else "note", None)
     if at not in {revision.id for revision in lineage.revisions}:
         raise UsageError(
             f"this database is at revision {at} of {lineage.name}, which is not known here",
@@ -183,6 +189,8 @@ def _carry_out(connection: sa.Connection, move: Move, place: str) -> list[str]:
     # not at the top: half a second that a database with nothing to do is spared
     from ingest.migrations import runner
 
+    if move.kind == "remake":
+        _drop_unfinished(connection, lineage, place)
     if move.kind == "note":
         if different := runner.differences(connection, lineage):
             raise UsageError(
@@ -194,6 +202,21 @@ def _carry_out(connection: sa.Connection, move: Move, place: str) -> list[str]:
         runner.stamp(connection, lineage)
         return [f"{lineage.name} {lineage.head}: its tables were there"]
     return [f"{lineage.name} {one.id}: {one.title}" for one in runner.run(connection, lineage)]
+
+
+def _drop_unfinished(connection: sa.Connection, lineage: Lineage, place: str) -> None:
+    """Drop tables whose making was broken off; UsageError where one has rows all the same."""
+    there = set(sa.inspect(connection).get_table_names())
+    tables = [table for name, table in lineage.tables.items() if name in there]
+    for table in tables:
+        if connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
+            raise UsageError(
+                f"the table {table.name} has rows, but the tables of {lineage.name} were never finished",
+                where=place,
+                hint=_REBUILD,
+            )
+    for table in tables:
+        table.drop(connection)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,13 +8,14 @@ import gc
 import io
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
 
 from ingest.cli.main import main
 from ingest.config import Config, read_config
@@ -25,6 +26,8 @@ from tests.upstream import Truth, Upstream, example
 
 #: models.py of the example system: a copy, so that the mirror's models are not the upstream's objects
 EXAMPLE = Path(example.__file__).read_text()
+#: what a client of ours that waits for nobody speaks through, by kind of database
+CLIENTS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}
 
 
 class Clock:
@@ -54,13 +57,18 @@ class Setup:
         *,
         models: str = EXAMPLE,
         package: str = "chat",
+        url: str | None = None,
         **source: Any,
     ) -> None:
-        """`streams` and `source` are what source.toml states, `models` is the text of models.py."""
+        """`streams` and `source` are what source.toml states, `models` is the text of models.py.
+
+        `url` is the database's; when absent, it is a file in the folder.
+        """
         self.folder, self.name = folder, package
+        self.url = url or f"sqlite:///{self.database}"
         self.stated = {"streams": dict(streams), **source}
         self.settings: dict[str, Any] = {}
-        self.tables: dict[str, Any] = {}
+        self.tables: dict[str, Any] = {} if url is None else {"database": {"url": url}}
         self.clock = Clock()
         home = folder / package
         home.mkdir(parents=True)
@@ -94,16 +102,18 @@ class Setup:
 
     def differences(self, truth: Truth, *, ignoring: Collection[str] = ()) -> list[str]:
         """In what the mirror is not the truth."""
-        return differences(self.database, truth, ignoring=ignoring)
+        return differences(self.url, truth, ignoring=ignoring)
 
-    def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What the database answers, in stored form."""
-        engine = sa.create_engine(f"sqlite:///{self.database}")
-        try:
-            with engine.connect() as connection:
-                return [tuple(row) for row in connection.exec_driver_sql(query, values)]
-        finally:
-            engine.dispose()
+    def ask(self, query: str | sa.Select[Any], *values: Any) -> list[tuple[Any, ...]]:
+        """What the database answers: SQLite in stored form, others as their drivers read it.
+
+        A query of Core's asks for stored form on every one of them, by `ingest.keys.raw`.
+        """
+        with client(self.url) as connection:
+            if isinstance(query, str):
+                marks = query if not values or self.url.startswith("sqlite") else query.replace("?", "%s")
+                return [tuple(row) for row in connection.exec_driver_sql(marks, values)]
+            return [tuple(row) for row in connection.execute(query)]
 
 
 class Ran(NamedTuple):
@@ -148,14 +158,24 @@ def forget(package: str) -> None:
         del sys.modules[name]
 
 
-def differences(database: Path, truth: Truth, *, ignoring: Collection[str] = ()) -> list[str]:
-    """In what the mirror in this file is not the truth."""
-    engine = sa.create_engine(f"sqlite:///{database}")
-    try:
-        with engine.connect() as connection:
-            return truth.differences(connection, ignoring=ignoring)
-    finally:
-        engine.dispose()
+def differences(database: Path | str, truth: Truth, *, ignoring: Collection[str] = ()) -> list[str]:
+    """In what the mirror in this file, or at this URL, is not the truth."""
+    with client(database if isinstance(database, str) else f"sqlite:///{database}") as connection:
+        return truth.differences(connection, ignoring=ignoring)
+
+
+@contextlib.contextmanager
+def client(url: str) -> Iterator[sa.Connection]:
+    """A connection of another program's to the database at this URL, for as long as the context lasts."""
+    parsed = sa.make_url(url)
+    kind = parsed.get_backend_name()
+    # or every connection to MariaDB reads the machine's certificates: 20 ms
+    arguments = {"ssl_disabled": True} if kind == "mariadb" else {}
+    engine = sa.create_engine(
+        parsed.set(drivername=CLIENTS[kind]), poolclass=NullPool, connect_args=arguments
+    )
+    with engine.connect() as connection:
+        yield connection
 
 
 def toml(tables: Mapping[str, Any]) -> str:

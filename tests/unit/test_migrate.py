@@ -290,6 +290,34 @@ async def test_a_new_database_is_made_whole_or_not_at_all(project: Project) -> N
     assert project.ask("SELECT * FROM sqlite_master") == []
 
 
+async def test_tables_whose_making_was_broken_off_are_made_again(project: Project) -> None:
+    # as a database leaves them whose DDL commits by itself
+    await project.sync()
+    whole, digest = project.ask("SELECT name, sql FROM sqlite_master ORDER BY name"), await project.digest()
+    for statement in ("DELETE FROM corkboard_alembic_version", "DELETE FROM notes", "DROP TABLE boards"):
+        project.ask(statement)
+    project.ask("DELETE FROM ingest_alembic_version")
+    for (name,) in project.ask(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'ingest_%'"
+    ):
+        if name != "ingest_alembic_version":
+            project.ask(f"DROP TABLE {name}")
+    with pytest.raises(UsageError, match="has no tables of ledger yet|holds no mirror"):
+        await project.status()
+    assert (await project.sync()).exit == 0
+    assert (project.revisions(), await project.digest()) == (HEADS, digest)
+    assert project.ask("SELECT name, sql FROM sqlite_master ORDER BY name") == whole
+
+
+async def test_an_unfinished_table_that_has_rows_is_never_dropped(project: Project) -> None:
+    await project.sync()
+    project.ask("DELETE FROM corkboard_alembic_version")
+    before = project.dump()
+    with pytest.raises(UsageError, match="the table boards has rows.*never finished"):
+        await project.sync()
+    assert project.dump() == before
+
+
 async def test_tables_of_a_package_without_revisions_are_made_from_its_models_and_it_is_said(
     project: Project,
 ) -> None:

@@ -1,0 +1,285 @@
+"""The same pages give the same database, whatever kind of database it is and through whichever driver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from ingest.config import Config, read_config
+from ingest.ledger import WITHHELD
+from ingest.pipeline import limits, open_job
+from ingest.report import Certificate, Observer, unobserved
+from tests import matrix_lab
+from tests.databases import TestDatabase
+from tests.integration.jobs import Clock, Setup, client, forget, toml
+from tests.integration.story import CHANGES, LATER, bump, rooms
+from tests.integration.test_bad_input import SPOILED, unreferred
+from tests.integration.test_round_trip import KINDS, ROWS, paged
+from tests.upstream import Paging, Truth, Upstream, example, generate
+
+pytestmark = pytest.mark.usefixtures("imports_are_forgotten")
+
+ROOT = Path(__file__).parent.parent.parent
+#: every way to every kind of database but SQLite, whose mirror all others are compared with
+DRIVERS = ("postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy", "mariadb+aiomysql")
+#: the way that is taken when nobody says which
+SERVERS = ("postgresql", "mariadb")
+#: thresholds under which a first run takes several transactions, and the integrity window opens
+BULK = {"BULK": 60, "BATCH": 50, "BACKLOG": 240}
+
+
+class Seen(NamedTuple):
+    """What a run came to, and what the mirror is like after it."""
+
+    exit: int
+    remarks: tuple[str, ...]
+    digest: str
+    rows: dict[str, int]
+    #: (table, key, state, how many refer)
+    missing: list[tuple[Any, ...]]
+    #: (table, key, state, raw, reason)
+    letters: list[tuple[Any, ...]]
+    #: (table, key, column, value, reason, and the row that is not there)
+    withheld: list[tuple[Any, ...]]
+    #: everything that was proven or counted, and does not depend on the order of pages
+    proven: dict[str, Any]
+
+
+#: a story, told to a mirror in a folder and at a URL: what it was like after every run
+Story: TypeAlias = Callable[[Path, str, Observer], Awaitable[list[Seen]]]
+
+
+async def sync(config: Config, url: str, clock: Clock, observe: Observer) -> Seen:
+    """A run, and one without news, which writes nothing; each in a job of its own."""
+    async with open_job(config, clock=clock, observe=observe) as job:
+        ran = await job.sync()
+        missing, letters, digest = await job.missing(), await job.dead_letters(), await job.digest()
+    with client(url) as connection:
+        kept = connection.execute(sa.select(WITHHELD).where(WITHHELD.c.value.is_not(None))).mappings().all()
+    async with open_job(config, clock=clock) as job:
+        again = await job.sync()
+        assert again.load.written == sum(one.written for one in again.tables) == 0
+        assert await job.digest() == digest
+        assert (await job.verify()).exit == 0
+    return Seen(
+        exit=ran.exit,
+        remarks=ran.remarks,
+        digest=digest,
+        rows={one.table: one.rows for one in ran.tables},
+        missing=[(one.table, one.key, one.state, one.references) for one in missing],
+        letters=in_order(
+            (one.table, one.key, one.state, one.raw, without_words(one.reason)) for one in letters
+        ),
+        withheld=in_order((*(row[name] for name in AS_KEPT), stated(row["value"])) for row in kept),
+        proven=proven(ran),
+    )
+
+
+AS_KEPT = ("table", "key", "column", "reason", "target_table", "target_key")
+
+
+def in_order(rows: Any) -> list[tuple[Any, ...]]:
+    return sorted(rows, key=repr)
+
+
+def without_words(reason: str) -> str:
+    """Why a record was refused. What a database says of its own constraint it says in words of its own."""
+    return reason.partition(":")[0] if reason.startswith(("CHECK", "UNIQUE", "NOT NULL")) else reason
+
+
+def stated(value: str) -> str:
+    """A withheld value without its ranks, which are those of the pages it came in."""
+    told = json.loads(value)
+    return json.dumps(told["values"] if isinstance(told, dict) and "values" in told else told, sort_keys=True)
+
+
+def proven(ran: Certificate) -> dict[str, Any]:
+    names = ("references", "derived", "missing", "withheld", "tombstones", "dead_letters", "unmapped", "gaps")
+    found = {name: msgspec.to_builtins(getattr(ran, name)) for name in names}
+    return {**found, "rejected": ran.load.rejected, "letters": ran.load.letters, "pending": ran.pending}
+
+
+# -- stories -----------------------------------------------------------------------------------------------
+
+
+async def tell_example(folder: Path, url: str, observe: Observer) -> list[Seen]:
+    """Rows come, change, move and go; some are hidden, some forbidden, some cannot be stored."""
+    truth = generate(example.Base, seed=4, rows=ROWS)
+    setup = Setup(folder, paged(KINDS["cursor"]), url=url)
+    free = {table: unreferred(truth, table) for table in ("users", "tags", "messages")}
+    seen = []
+    async with Upstream(setup.source, truth, paging=Paging(duplicates=0.2, end="null"), seed=2) as up:
+        hidden = hide(up, truth)
+        for (table, spoil), _ in SPOILED.values():
+            key = free[table].pop()
+            up.spoil(table, *key, record=spoil(up, table, key))
+        config = setup.configure(up.base_url)
+        seen.append(await sync(config, url, setup.clock, observe))
+        for change in CHANGES:
+            change(truth)
+            seen.append(await sync(config, url, setup.clock, observe))
+        # everything is told well again, and what was hidden is shown
+        up.site.spoiled.clear()
+        for user in hidden:
+            up.show("users", user)
+        bump(truth, LATER.replace(year=2026), *rooms(truth))
+        seen.append(await sync(config, url, setup.clock, observe))
+    return seen
+
+
+def hide(up: Upstream, truth: Truth) -> list[UUID]:
+    """One who owns a conversation and one who writes are not found, and one may not be seen."""
+    owners = sorted({row["owner_id"] for row in truth.rows("conversations")})
+    first, second, *_ = (row["id"] for row in truth.rows("users") if row["id"] not in owners)
+    up.hide("users", owners[0])
+    up.hide("users", first)
+    up.forbid("users", second)
+    return [owners[0], first, second]
+
+
+async def read_fansly(folder: Path, url: str, observe: Observer) -> list[Seen]:
+    """The recorded pages of the default job."""
+    source = {"models": "schema.fansly", "base_url": "https://api.fansly.example/api/v1"}
+    return await read(folder, url, observe, **source, replay=str(ROOT / "fixtures" / "fansly"))
+
+
+async def read_matrix(
+    folder: Path, url: str, observe: Observer, *, scope: matrix_lab.Scope, limit: int
+) -> list[Seen]:
+    """What a Synapse answered."""
+    source = {"models": "schema.matrix", "base_url": "https://matrix.example", "definition": scope.definition}
+    recorded = str(matrix_lab.FOLDER / f"{scope.name}-{limit}")
+    return await read(folder, url, observe, **source, limit=limit, replay=recorded)
+
+
+async def read(folder: Path, url: str, observe: Observer, **source: Any) -> list[Seen]:
+    file = folder / "config.toml"
+    file.write_text(toml({"database": {"url": url}, "sources": {"api": source}}))
+    (folder / "schema").symlink_to(ROOT / "schema", target_is_directory=True)
+    return [await sync(read_config(file), url, Clock(), observe)]
+
+
+MATRIX = {
+    f"matrix, {scope.name} by {limit}": partial(read_matrix, scope=scope, limit=limit)
+    for scope in matrix_lab.SCOPES
+    for limit in matrix_lab.LIMITS
+}
+STORIES: dict[str, Story] = {"the example": tell_example, "fansly": read_fansly, **MATRIX}
+
+
+# -- compared ----------------------------------------------------------------------------------------------
+
+#: what a mirror in SQLite is like after every run of a story
+Told: TypeAlias = Callable[[str], Awaitable[list[Seen]]]
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """Each story is told to SQLite once a process."""
+    known: dict[str, list[Seen]] = {}
+
+    async def told(story: str) -> list[Seen]:
+        if story not in known:
+            folder = tmp_path_factory.mktemp("sqlite")
+            known[story] = await STORIES[story](folder, f"sqlite:///{folder / 'mirror.db'}", unobserved)
+            forget("chat")
+        return known[story]
+
+    return told
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, by the driver in the parameter."""
+    kind = request.param.partition("+")[0]
+    if kind == "sqlite":
+        return f"sqlite:///{tmp_path / 'mirror.db'}"
+    made: TestDatabase = request.getfixturevalue(kind)
+    return made.url.replace(f"{kind}://", f"{request.param}://")
+
+
+def told_to(urls: Sequence[str], *stories: str, **nightly: Sequence[str]) -> Any:
+    """A test of these stories at these URLs, those of one story in one process."""
+    marks = {
+        story: [pytest.mark.xdist_group(story), *([pytest.mark.sweep] if story in nightly else [])]
+        for story in stories
+    }
+    return pytest.mark.parametrize(
+        ("story", "url"),
+        [
+            pytest.param(story, url, id=f"{story}-{url}", marks=marks[story])
+            for story in stories
+            for url in urls
+        ],
+        indirect=["url"],
+    )
+
+
+@told_to(DRIVERS, "the example")
+async def test_whatever_happens_upstream_every_driver_makes_the_same_of_it(
+    tmp_path: Path, sqlite: Told, story: str, url: str
+) -> None:
+    wanted, opened = await sqlite(story), list[str]()
+    assert [one.exit for one in wanted] == [3, 0, 0, 0, 0]
+    assert differing(await STORIES[story](tmp_path, url, noting(opened)), wanted) == []
+    assert opened == []
+
+
+@told_to(("sqlite", *DRIVERS), "the example")
+async def test_loaded_in_bulk_it_is_the_same_too(
+    tmp_path: Path, sqlite: Told, monkeypatch: pytest.MonkeyPatch, story: str, url: str
+) -> None:
+    wanted, opened = await sqlite(story), list[str]()
+    in_bulk(monkeypatch)
+    assert differing(await STORIES[story](tmp_path, url, noting(opened)), wanted) == []
+    assert opened
+
+
+@told_to(SERVERS, "fansly", *MATRIX)
+async def test_a_bundled_system_is_the_same_everywhere(
+    tmp_path: Path, sqlite: Told, story: str, url: str
+) -> None:
+    assert differing(await STORIES[story](tmp_path, url, unobserved), await sqlite(story)) == []
+
+
+@told_to(SERVERS, "fansly", *MATRIX)
+async def test_a_bundled_system_loaded_in_bulk_is_the_same_everywhere(
+    tmp_path: Path, sqlite: Told, monkeypatch: pytest.MonkeyPatch, story: str, url: str
+) -> None:
+    wanted, opened = await sqlite(story), list[str]()
+    in_bulk(monkeypatch)
+    assert differing(await STORIES[story](tmp_path, url, noting(opened)), wanted) == []
+    assert opened
+
+
+def differing(seen: list[Seen], wanted: list[Seen]) -> list[tuple[Any, ...]]:
+    """(run, what of it, as it is, as it should be), for whatever is not the same."""
+    return [
+        (run, name, here, there)
+        for run, (one, other) in enumerate(zip(seen, wanted, strict=True))
+        for name, here, there in zip(Seen._fields, one, other, strict=True)
+        if here != there
+    ]
+
+
+def noting(opened: list[str]) -> Observer:
+    """Notes why an integrity window is opened."""
+
+    def observe(event: str, /, **fields: Any) -> None:
+        if event == "window.opened":
+            opened.append(fields["why"])
+
+    return observe
+
+
+def in_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in BULK.items():
+        monkeypatch.setattr(limits, name, value)
