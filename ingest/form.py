@@ -69,10 +69,8 @@ def time_text(text: str) -> str | None:
     """
     if text[4:20:3] != "--T::." or text[-1] != "Z" or text[11:13] == "24":
         return None
-    size = len(text)
-    if size not in _FRACTIONS:
-        return None
-    return text.replace("T", " ").replace("Z", _FRACTIONS[size])
+    digits = _FRACTIONS.get(len(text))
+    return None if digits is None else f"{text[:10]} {text[11:-1]}{digits}"
 
 
 def _stored_time(value: datetime) -> str:

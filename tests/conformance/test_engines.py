@@ -466,6 +466,79 @@ async def test_a_temporary_table_keeps_values_as_the_real_one_does(
     assert await run(connection, same) == [("12", 2**63 - 1)]
 
 
+# -- in_order, newest_first, differs ---------------------------------------------------------------------
+
+
+SORTED = sa.Table(
+    "sorted",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("text", String(9)),
+    sa.Column("identity", sa.Uuid),
+    sa.Column("moment", UtcDateTime),
+    sa.Column("number", sa.Float),
+    sa.Column("tree", sa.JSON),
+)
+#: each in the order of its stored form
+VALUES: dict[str, list[Any]] = {
+    "text": ["", " ", "A", "B", "a", "a ", "a-", "b", "à", "é", "漢", "😀"],
+    "identity": [uuid.UUID(text) for text in sorted(f"{n:032x}" for n in (1, 2**64, 2**96 + 5, 2**127 + 3))],
+    "moment": [datetime(year, 1, 1, tzinfo=UTC) for year in (1, 1969, 2024, 9999)],
+    "number": [-1e300, -1.5, 0.0, 5e-324, 2.0],
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+async def test_values_sort_as_their_stored_form_does_and_null_comes_last_of_the_newest(
+    engine: Engine, connection: AsyncConnection, name: str
+) -> None:
+    column, values = SORTED.c[name], VALUES[name]
+    rows = [{"id": number, name: value} for number, value in enumerate([None, *reversed(values)])]
+    async with connection.begin():
+        await connection.run_sync(SORTED.create)
+        await connection.execute(sa.insert(SORTED), rows)
+    there = sa.select(column).where(column.is_not(None))
+    found = await run(connection, there.order_by(engine.in_order(column)))
+    assert [row[0] for row in found] == values
+    newest = await run(connection, sa.select(column).order_by(engine.newest_first(column)))
+    assert [row[0] for row in newest] == [*reversed(values), None]
+    greatest = sa.select(sa.func.max(engine.in_order(column)))
+    if name != "identity":
+        assert await run(connection, there.where(engine.in_order(column) == greatest.scalar_subquery())) == [
+            (values[-1],)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "right"),
+    [
+        ("text", "a", "A"),
+        ("text", "a", "a "),
+        ("text", "a", None),
+        ("text", "é", "e\u0301"),
+        ("tree", {"a": 1}, {"a": 2}),
+        ("tree", [], {}),
+        ("identity", uuid.UUID(int=1), uuid.UUID(int=2)),
+        ("number", 0.1, 0.1 + 2**-56),
+        ("moment", datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, 0, 0, 0, 1, tzinfo=UTC)),
+    ],
+)
+async def test_values_differ_by_the_least_of_differences_and_from_nothing_that_is_the_same(
+    engine: Engine, connection: AsyncConnection, name: str, left: Any, right: Any
+) -> None:
+    rows = [{"id": 1, name: left}, {"id": 2, name: right}, {"id": 3, name: left}, {"id": 4, name: right}]
+    one, other = SORTED.alias(), SORTED.alias()
+    pairs = sa.select(one.c.id, other.c.id).where(
+        one.c.id < other.c.id, engine.differs(one.c[name], other.c[name])
+    )
+    async with connection.begin():
+        await connection.run_sync(SORTED.create)
+        for row in rows:
+            await connection.execute(sa.insert(SORTED).values(row))
+    found = await run(connection, pairs.order_by(one.c.id, other.c.id))
+    assert found == [(1, 2), (1, 4), (2, 3), (3, 4)]
+
+
 # -- put_off ----------------------------------------------------------------------
 
 

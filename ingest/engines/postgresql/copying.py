@@ -89,7 +89,7 @@ def _object(type_: sa.types.TypeEngine[Any]) -> tuple[str, Any]:
 
 
 def _in_utc(text: str) -> datetime:
-    return datetime.fromisoformat(text + "+00:00")
+    return datetime.fromisoformat(text + "Z")
 
 
 _OBJECTS: tuple[tuple[Any, Any], ...] = (
