@@ -59,6 +59,8 @@ class Keys:
             name: engine.temporary(f"ingest_keys_{name}", [table.sql.c[part] for part in table.key])
             for name, table in catalog.tables.items()
         }
+        self._transaction: sa.RootTransaction | None = None
+        self._empty: set[str] = set()
 
     def create(self, connection: sa.Connection) -> None:
         """Make the temporary tables on this connection."""
@@ -67,11 +69,22 @@ class Keys:
 
     def fill(self, connection: sa.Connection, table: str, keys: Iterable[Key]) -> int:
         """Replace the table's keys; how many there are."""
-        temporary = self.tables[table]
-        self._engine.clear(connection, temporary)
-        rows = list(keys)
-        self._engine.insert(connection, temporary, temporary.c.keys(), rows)
+        temporary, rows = self.tables[table], list(keys)
+        if table not in self._known_empty(connection):
+            self._engine.clear(connection, temporary)
+        if rows:
+            self._empty.discard(table)
+            self._engine.insert(connection, temporary, temporary.c.keys(), rows)
+        elif not connection.in_nested_transaction():
+            # what is cleared under a savepoint may come back
+            self._empty.add(table)
         return len(rows)
+
+    def _known_empty(self, connection: sa.Connection) -> set[str]:
+        """The tables that this transaction has found empty: most are, and asking a server takes its time."""
+        if connection.get_transaction() is not self._transaction:
+            self._transaction, self._empty = connection.get_transaction(), set()
+        return self._empty
 
     def texts(self, table: str) -> sa.Select[Any]:
         """The canonical keys last filled in for `table`."""

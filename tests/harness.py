@@ -154,10 +154,11 @@ class Mirrored:
 
 @asynccontextmanager
 async def mirrored(
-    where: Path | str, models: ModuleType | Iterable[ModuleType], source: Source
+    where: Path | str | Engine, models: ModuleType | Iterable[ModuleType], source: Source
 ) -> AsyncIterator[Mirrored]:
     """A fresh mirror of `models` in a file under a folder, or in an empty database."""
-    engine = engine_for(where if isinstance(where, str) else f"sqlite:///{where / 'mirror.db'}")
+    made = f"sqlite:///{where / 'mirror.db'}" if isinstance(where, Path) else where
+    engine = engine_for(made) if isinstance(made, str) else made
     catalog = read_catalog([models] if isinstance(models, ModuleType) else models)
     await engine.create()
     try:
@@ -166,4 +167,5 @@ async def mirrored(
             await mirror.prepare()
             yield mirror
     finally:
-        await engine.close()
+        if engine is not where:
+            await engine.close()
