@@ -327,47 +327,47 @@ class Store:
 
     def _upsert(self, connection: sa.Connection, table: Table, batch: Batch) -> set[Key]:
         """Write the staged rows; those that violate a constraint become dead letters, alone. Their keys."""
-        try:
-            with connection.begin_nested():
-                self._upsert_rows(connection, table)
+        if self._upsert_rows(connection, table) is None:
             return set()
-        except sa.exc.DBAPIError as error:
-            if self.engine.violation(error) is None:
-                raise
-        return self._upsert_singly(connection, table, batch)
+        new = self._batches[table.name]
+        columns = [raw(self.engine, new.c[name]) for name in (*table.names, *_RANK)]
+        staged = connection.execute(sa.select(*columns)).mappings()
+        rows = {tuple(row[name] for name in table.key): row for row in staged}
+        refused = self._upsert_halves(connection, table, sorted(rows))
+        batch.letters += [_refused(table, key, rows[key], reason) for key, reason in refused.items()]
+        return set(refused)
 
-    def _upsert_rows(self, connection: sa.Connection, table: Table, key: Key | None = None) -> None:
+    def _upsert_halves(self, connection: sa.Connection, table: Table, keys: list[Key]) -> dict[Key, str]:
+        """Write the rows of these keys, and find out which ones cannot be: why, by key."""
+        self.keys.fill(connection, table.name, keys)
+        new = self._batches[table.name]
+        among = self.keys.among(table.name, [new.c[name] for name in table.key])
+        reason = self._upsert_rows(connection, table, among)
+        if reason is None:
+            return {}
+        if len(keys) == 1:
+            return {keys[0]: reason}
+        half = len(keys) // 2
+        first = self._upsert_halves(connection, table, keys[:half])
+        return first | self._upsert_halves(connection, table, keys[half:])
+
+    def _upsert_rows(
+        self, connection: sa.Connection, table: Table, *chosen: sa.ColumnElement[bool]
+    ) -> str | None:
+        """Write the staged rows, or the chosen ones; none, and what one violates, when one does."""
         new = self._batches[table.name]
         columns, born = (*table.names, *LEDGER_COLUMNS), self._births[table.name]
         values = [given(self.engine, value, table.sql.c[name]).label(name) for name, value in born.items()]
-        rows = sa.select(*(new.c[name] for name in columns), *values)
-        if key is not None:
-            rows = rows.where(
-                *(
-                    new.c[name] == given(self.engine, value, new.c[name])
-                    for name, value in zip(table.key, key, strict=True)
-                )
-            )
-        self.engine.upsert(connection, table.sql, (*columns, *born), rows, key=table.key, born=born)
-
-    def _upsert_singly(self, connection: sa.Connection, table: Table, batch: Batch) -> set[Key]:
-        new, refused = self._batches[table.name], set()
-        names = (*table.names, *_RANK)
-        rows = (
-            connection.execute(sa.select(*(raw(self.engine, new.c[name]) for name in names))).mappings().all()
-        )
-        for row in rows:
-            key = tuple(row[name] for name in table.key)
-            try:
-                with connection.begin_nested():
-                    self._upsert_rows(connection, table, key)
-            except sa.exc.DBAPIError as error:
-                reason = self.engine.violation(error)
-                if reason is None:
-                    raise
-                refused.add(key)
-                batch.letters.append(_refused(table, key, row, reason))
-        return refused
+        rows = sa.select(*(new.c[name] for name in columns), *values).where(*chosen)
+        try:
+            with connection.begin_nested():
+                self.engine.upsert(connection, table.sql, (*columns, *born), rows, key=table.key, born=born)
+        except sa.exc.DBAPIError as error:
+            reason = self.engine.violation(error)
+            if reason is None:
+                raise
+            return reason
+        return None
 
     def _withhold(self, connection: sa.Connection, table: Table, changes: _Changes) -> None:
         if not changes.void:

@@ -51,8 +51,9 @@ class Seen(NamedTuple):
     letters: list[tuple[Any, ...]]
     #: (table, key, column, value, reason, and the row that is not there)
     withheld: list[tuple[Any, ...]]
-    references: Any
-    derived: Any
+    #: every foreign key, pointer and counter, and what was found of it
+    references: list[tuple[Any, ...]]
+    derived: list[tuple[Any, ...]]
     #: what else was counted, and does not depend on the order of pages
     counted: dict[str, Any]
 
@@ -80,8 +81,8 @@ async def sync(config: Config, url: str, clock: Clock, observe: Observer) -> See
             (one.table, one.key, one.state, one.raw, without_words(one.reason)) for one in letters
         ),
         withheld=in_order((*(row[name] for name in AS_KEPT), stated(row["value"])) for row in kept),
-        references=msgspec.to_builtins(ran.references),
-        derived=msgspec.to_builtins(ran.derived),
+        references=in_order(msgspec.structs.astuple(one) for one in ran.references),
+        derived=in_order(msgspec.structs.astuple(one) for one in ran.derived),
         counted=counted(ran),
     )
 
@@ -111,8 +112,8 @@ def in_order(rows: Any) -> list[tuple[Any, ...]]:
 
 
 def without_words(reason: str) -> str:
-    """Why a record was refused. What a database says of its own constraint it says in words of its own."""
-    return reason.partition(":")[0] if reason.startswith(("CHECK", "UNIQUE", "NOT NULL")) else reason
+    """Why a record was refused. What a database says of its own constraint, it says in words of its own."""
+    return next((kind for kind in ("CHECK", "UNIQUE", "NOT NULL") if reason.startswith(kind)), reason)
 
 
 def stated(value: str) -> str:
