@@ -14,7 +14,7 @@ from ingest import lock, migrate
 from ingest.catalog import Catalog
 from ingest.clock import Clock, SystemClock
 from ingest.engines import Engine
-from ingest.errors import NotProven, UsageError
+from ingest.errors import NotProven, Stop, UsageError
 from ingest.keys import Keys
 from ingest.migrations.lineage import Lineage
 from ingest.window import build, enforce
@@ -81,8 +81,11 @@ class Database:
         transaction = await self._connection.begin()
         try:
             keep, result = await self._connection.run_sync(self._guarded, work)
-        except BaseException:
+        except BaseException as error:
             await transaction.rollback()
+            if isinstance(error, sa.exc.IntegrityError):
+                # a row's own violation is dealt with where it is written
+                raise self._in_the_way(error, Stop) from error
             raise
         if not keep:
             await transaction.rollback()
@@ -91,11 +94,14 @@ class Database:
             await transaction.commit()
         except sa.exc.IntegrityError as error:
             # what was proven a moment before: another program writes to these tables
-            said = str(error.orig).partition("\n")[0]
-            raise NotProven(
-                said, where=self.engine.place, hint="nothing was written; run it again"
-            ) from error
+            raise self._in_the_way(error, NotProven) from error
         return result
+
+    def _in_the_way(self, error: sa.exc.IntegrityError, kind: type[Stop]) -> Stop:
+        """Something of another program's: a table outside the mirror that refers to its rows, say."""
+        said = str(error.orig).partition("\n")[0].rpartition(">: ")[2]
+        hint = "nothing was written; another program's table or rows are in the way"
+        return kind(said, where=self.engine.place, hint=hint)
 
     async def migrate(self, *, since: str) -> None:
         """Take tables that are behind to their newest revision, and the lock with them: all or nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
@@ -17,6 +18,14 @@ class PutOff(NamedTuple):
     build: tuple[str, ...]
     #: a foreign key: it comes back when the references are settled, and not before
     late: bool = False
+
+
+def fitting(name: str, limit: int) -> str:
+    """A name of no more than so many bytes: a longer one ends in a hash of all of it."""
+    if len(name.encode()) <= limit:
+        return name
+    head = name.encode()[: limit - 17].decode(errors="ignore")
+    return f"{head}_{sha256(name.encode()).hexdigest()[:16]}"
 
 
 class Engine(Protocol):

@@ -452,6 +452,17 @@ async def test_a_temporary_table_holds_what_the_real_one_would_refuse_and_is_its
         assert not await reader.run_sync(lambda c: sa.inspect(c).has_table("batch"))
 
 
+async def test_temporary_tables_of_long_names_are_told_apart(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    made = [engine.temporary(f"ingest_batch_{'é' * 28}_{end}", list(LINKS.columns)) for end in ("one", "two")]
+    for number, table in enumerate(made):
+        async with connection.begin():
+            await connection.run_sync(table.create)
+        await run(connection, inserted(engine, table, ["id"], (number,)))
+    assert [await run(connection, sa.select(table)) for table in made] == [[(0,)], [(1,)]]
+
+
 async def test_a_temporary_table_keeps_values_as_the_real_one_does(
     engine: Engine, connection: AsyncConnection
 ) -> None:

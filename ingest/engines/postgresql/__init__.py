@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from ingest.engines import conflict
-from ingest.engines.base import PutOff
+from ingest.engines.base import PutOff, fitting
 from ingest.engines.postgresql import ddl
 from ingest.engines.postgresql.copying import copy
 from ingest.engines.postgresql.forms import Stored, json_text, kind_of
@@ -27,6 +27,8 @@ _DRIVERS = ("asyncpg", "psycopg")
 _SETTINGS = {"timezone": "UTC", "lock_timeout": "2000", "application_name": "ingest"}
 #: prepared statements that a connection keeps: a run has some dozens for every table
 _STATEMENTS = 1000
+#: bytes of a name
+_NAME = 63
 #: what the session's hold is known by, in this database
 _HOLD = 0x696E67657374
 #: deadlock, serialization failure, a lock that was not to be had in time
@@ -212,7 +214,7 @@ class PostgresqlEngine:
 
     def temporary(self, name: str, columns: Sequence[sa.Column[Any]]) -> sa.Table:
         plainly = [sa.Column(column.name, self._unchecked(column.type)) for column in columns]
-        return sa.Table(name, sa.MetaData(), *plainly, prefixes=["TEMPORARY"])
+        return sa.Table(fitting(name, _NAME), sa.MetaData(), *plainly, prefixes=["TEMPORARY"])
 
     def _unchecked(self, type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
         """The same type without what hangs on it: an enum's CHECK, a sequence, a type that is made anew."""
