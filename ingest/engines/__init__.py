@@ -28,6 +28,10 @@ def engine_for(url: str) -> Engine:
             from ingest.engines.postgresql import PostgresqlEngine
 
             return PostgresqlEngine(parsed)
+        case "mariadb" | "mysql":
+            from ingest.engines.mariadb import MariadbEngine
+
+            return MariadbEngine(parsed)
     raise ConfigError(
         f"{parsed.get_backend_name()} is not a database this version writes to",
         where="database.url",

@@ -319,8 +319,6 @@ def _uuid(name: str, type_: Any) -> Convert:
             found = uuid.UUID(value)
         except (AttributeError, TypeError, ValueError):
             raise _refuse(name, "a UUID", value) from None
-        if found.bytes[6] >= 0x80 > found.bytes[8]:
-            raise SetAside(f"{name}: a UUID of no known kind, which not every database can hold")
         return found if as_uuid else str(found)
 
     return identity

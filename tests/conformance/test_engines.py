@@ -194,6 +194,8 @@ async def test_a_transaction_that_is_rolled_back_takes_its_tables_along(
     await connection.execute(sa.insert(LINKS).values(id=1))
     await transaction.rollback()
     assert await run(connection, sa.select(LINKS)) == []
+    if engine.dialect.name in ("mariadb", "mysql"):
+        return  # its DDL commits by itself
     async with connection.begin():
         assert not await connection.run_sync(lambda c: sa.inspect(c).has_table("late"))
 

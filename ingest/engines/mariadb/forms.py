@@ -1,8 +1,8 @@
 """How MariaDB's types go in and come out in stored form.
 
-In, most values go as they are: the server reads the text of a time, or the 32 digits of a UUID, as what
-its column holds. Out, SQL makes the text. A session's collation is `COLLATION`, so that what SQL makes
-compares as the columns do: by its bytes, trailing spaces included.
+In, most values go as they are: the server reads the text of a time as what its column holds. A UUID has the
+hyphens that SQLAlchemy gives it. Out, SQL makes the text. A session's collation is `COLLATION`, so that what
+SQL makes compares as the columns do: by its bytes, trailing spaces included.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
-from sqlalchemy.types import TypeDecorator
 
 Expression: TypeAlias = sa.ColumnElement[Any]
 
@@ -21,6 +20,8 @@ Expression: TypeAlias = sa.ColumnElement[Any]
 COLLATION = "utf8mb4_nopad_bin"
 
 _DATE, _TIME = "%Y-%m-%d", "%H:%i:%s.%f"
+#: the digits of a UUID between its hyphens
+_GROUPS = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
 #: characters of a key in the ledger, and some: as a text without a length it could not be looked up
 _KEY = 768
 #: control characters whose number JSON_QUOTE spells in capitals, and msgspec does not
@@ -48,12 +49,6 @@ class Kind(NamedTuple):
     quoted: bool = True
 
 
-def plain(type_: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-    """What a type of the user's own, or one with variants, is here."""
-    impl = type_.dialect_impl(dialect)
-    return plain(impl.impl_instance, dialect) if isinstance(impl, TypeDecorator) else impl
-
-
 def kind_of(type_: sa.types.TypeEngine[Any]) -> Kind:
     """The kind of a plain type."""
     return next((kind for base, kind in _KINDS if isinstance(type_, base)), _TEXT)
@@ -71,7 +66,7 @@ def is_decimal(type_: sa.types.TypeEngine[Any]) -> bool:
 
 def exactly(column: Expression) -> Expression:
     """The text, compared by its bytes whatever its column's collation."""
-    return sa.collate(column, COLLATION)
+    return sa.collate(sa.type_coerce(column, sa.Text), COLLATION)
 
 
 class Stored(sa.types.UserDefinedType[Any]):
@@ -83,10 +78,12 @@ class Stored(sa.types.UserDefinedType[Any]):
         self.type_ = type_
 
     def column_expression(self, column: Expression) -> Expression:
-        return kind_of(self.type_).read(column)
+        # of this type, or the result would be taken for what SQL made it of
+        return sa.type_coerce(kind_of(self.type_).read(column), self)
 
     def bind_processor(self, dialect: sa.Dialect) -> Callable[[Any], Any] | None:
-        return _as_decimal if is_decimal(self.type_) else None
+        turn = _as_decimal if is_decimal(self.type_) else turn_of(self.type_)
+        return None if turn is None else lambda value: None if value is None else turn(value)
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Callable[[Any], Any] | None:
         return _as_number if is_decimal(self.type_) else None
@@ -131,14 +128,29 @@ def _json_quoted(column: Expression) -> Expression:
 
 
 def _literal(text: str) -> Expression:
-    """A text as it is written into a statement, whatever is in it."""
-    if text.isalnum() or text in ("[", "]", ",", '"', "-", "") or text.startswith("$["):
-        return sa.literal_column(f"'{text}'", sa.Text)
-    return sa.literal_column(f"_utf8mb4 X'{text.encode().hex()}'", sa.Text)
+    """A text as it is written into a statement."""
+    escaped = text.replace("\\", r"\\").replace("\0", r"\0").replace("'", "''")
+    return sa.literal_column(f"'{escaped}'", sa.Text)
+
+
+def turn_of(type_: sa.types.TypeEngine[Any]) -> Callable[[Any], Any] | None:
+    """What is done to values of a plain type on their way in; None when nothing."""
+    if isinstance(type_, sa.Uuid):
+        return _hyphenated
+    return float if is_decimal(type_) else None
+
+
+def _hyphenated(digits: str) -> str:
+    return "-".join(digits[first:last] for first, last in _GROUPS)
+
+
+def _with_hyphens(digits: Expression, _type: Any = None) -> Expression:
+    parts = [sa.func.substr(digits, first + 1, last - first) for first, last in _GROUPS]
+    return sa.func.concat_ws(_literal("-"), *parts, type_=sa.Text)
 
 
 def _as_decimal(value: Any) -> Any:
-    return None if value is None else Decimal(repr(value))
+    return Decimal(repr(value))
 
 
 def _as_number(value: Any) -> Any:
@@ -163,21 +175,30 @@ def _casts(make: Callable[[Any], sa.types.TypeEngine[Any]]) -> Callable[..., Exp
     return lambda text, type_: sa.cast(text, make(type_))
 
 
+def _double(column: Expression) -> Expression:
+    return sa.cast(column, mysql.DOUBLE(asdecimal=False))
+
+
 def _digits(column: Expression) -> Expression:
     return sa.func.replace(column, _literal("-"), _literal(""), type_=sa.Text)
 
 
 _TEXT = Kind(_same, _same)
 _WHOLE = Kind(_same, _casts(lambda _: sa.BigInteger()), quoted=False)
-_DECIMAL = Kind(_same, _casts(lambda type_: mysql.DECIMAL(type_.precision or 38, _scale(type_))), quoted=False)
+_DECIMAL = Kind(
+    _double, _casts(lambda type_: mysql.DECIMAL(type_.precision or 38, _scale(type_))), quoted=False
+)
 #: a type is of the first of these that it is one of
 _KINDS: tuple[tuple[type[Any], Kind], ...] = (
-    (sa.Uuid, Kind(_digits, _same)),
+    (sa.Uuid, Kind(_digits, _with_hyphens)),
     (sa.Boolean, _WHOLE),
     (sa.Integer, _WHOLE),
-    (sa.Float, Kind(_same, _casts(lambda _: mysql.DOUBLE()), quoted=False)),
+    (sa.Float, Kind(_same, _casts(lambda _: mysql.DOUBLE(asdecimal=False)), quoted=False)),
     (sa.Numeric, _DECIMAL),
-    (sa.DateTime, Kind(_formatted("date_format", f"{_DATE} {_TIME}"), _casts(lambda _: mysql.DATETIME(fsp=6)))),
+    (
+        sa.DateTime,
+        Kind(_formatted("date_format", f"{_DATE} {_TIME}"), _casts(lambda _: mysql.DATETIME(fsp=6))),
+    ),
     (sa.Date, Kind(_formatted("date_format", _DATE), _casts(lambda _: sa.Date()))),
     (sa.Time, Kind(_formatted("time_format", _TIME), _casts(lambda _: mysql.TIME(fsp=6)))),
     (sa.LargeBinary, Kind(_same, _same)),
