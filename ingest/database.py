@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -102,6 +102,18 @@ class Database:
         said = str(error.orig).partition("\n")[0].rpartition(">: ")[2]
         hint = "nothing was written; another program's table or rows are in the way"
         return kind(said, where=self.engine.place, hint=hint)
+
+    async def take_lock(self, *, since: str) -> None:
+        """Become the one writer; LockHeld when somebody else is."""
+        self.epoch = await self.write(lambda connection: lock.acquire(connection, self.engine, since=since))
+
+    async def release_lock(self) -> None:
+        """Let go of the lock, if we hold it."""
+        epoch, self.epoch = self.epoch, None
+        if epoch is not None:
+            # a courtesy: where the database cannot be reached any more, the lock is taken over by the next
+            with suppress(sa.exc.SQLAlchemyError, OSError, Stop):
+                await self.write(lambda connection: lock.release(connection, epoch))
 
     async def migrate(self, *, since: str) -> None:
         """Take tables that are behind to their newest revision, and the lock with them: all or nothing."""

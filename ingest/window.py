@@ -63,7 +63,7 @@ def put_off(connection: sa.Connection, catalog: Catalog, engine: Engine, *, empt
         return
     tables = [table.sql for _, table in sorted(catalog.tables.items())]
     empty = list(_fillable(connection, catalog, emptied=emptied))
-    without = engine.put_off(connection, tables, empty)
+    without = engine.put_off(connection, tables, empty, emptied=emptied)
     early = tuple(line for one in without if not one.late for line in one.build)
     late = tuple(line for one in without if one.late for line in one.build)
     _record(
@@ -72,7 +72,7 @@ def put_off(connection: sa.Connection, catalog: Catalog, engine: Engine, *, empt
     )
     # what refers goes before what is referred to
     for one in sorted(without, key=lambda one: not one.late):
-        connection.exec_driver_sql(one.drop)
+        _carry_out(connection, one.drop)
 
 
 def build(connection: sa.Connection) -> None:
@@ -81,7 +81,7 @@ def build(connection: sa.Connection) -> None:
     if held is None or not held.dropped:
         return
     for definition in held.dropped:
-        connection.exec_driver_sql(definition)
+        _carry_out(connection, definition)
     _record(connection, msgspec.structs.replace(held, dropped=()))
 
 
@@ -91,8 +91,13 @@ def enforce(connection: sa.Connection) -> None:
     if held is None or not held.foreign:
         return
     for definition in held.foreign:
-        connection.exec_driver_sql(definition)
+        _carry_out(connection, definition)
     _record(connection, msgspec.structs.replace(held, foreign=()))
+
+
+def _carry_out(connection: sa.Connection, definition: str) -> None:
+    """A statement as the engine wrote it: neither `%` nor `:name` in it stands for a parameter."""
+    connection.execute(sa.text(definition.replace(":", r"\:")))
 
 
 def _record(connection: sa.Connection, held: Window) -> None:

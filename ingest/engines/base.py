@@ -134,9 +134,17 @@ class Engine(Protocol):
         ...
 
     def put_off(
-        self, connection: sa.Connection, tables: Collection[sa.Table], empty: Collection[sa.Table]
+        self,
+        connection: sa.Connection,
+        tables: Collection[sa.Table],
+        empty: Collection[sa.Table],
+        *,
+        emptied: bool = False,
     ) -> list[PutOff]:
-        """What a bulk load into `tables`, some of them `empty`, does without; nothing is dropped yet."""
+        """What a bulk load into `tables`, some of them `empty`, does without; nothing is dropped yet.
+
+        `emptied`: all are about to be, and no other table may lose rows by that.
+        """
         ...
 
     def violation(self, error: sa.exc.DBAPIError) -> str | None:

@@ -204,7 +204,12 @@ class SqliteEngine:
         connection.execute(sa.delete(table))
 
     def put_off(
-        self, connection: sa.Connection, tables: Collection[sa.Table], empty: Collection[sa.Table]
+        self,
+        connection: sa.Connection,
+        tables: Collection[sa.Table],
+        empty: Collection[sa.Table],
+        *,
+        emptied: bool = False,
     ) -> list[PutOff]:
         quote = self.dialect.identifier_preparer.quote
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from ingest import lock
 from ingest.catalog import Catalog, read_catalog
 from ingest.clock import Clock, SystemClock
 from ingest.config import Config, ConfiguredSource, models_of
@@ -36,7 +35,7 @@ from ingest.ledger import (
 )
 from ingest.migrate import lineages
 from ingest.pipeline import questions
-from ingest.pipeline.machine import Machine
+from ingest.pipeline.machine import Machine, said
 from ingest.pipeline.run import Run
 from ingest.reconcile.verify import counted
 from ingest.replay import write_exchanges
@@ -67,15 +66,18 @@ async def open_job(
         database = await stack.enter_async_context(
             opened(engine, catalog, lineages(config, catalog), clock=clock)
         )
+        if write:
+            stack.push_async_callback(database.release_lock)
+            if database.behind is None:
+                # before the page log: whoever is writing both is told of with the time
+                await database.take_lock(since=said(clock))
         log = await SqlitePageLog.open(config.log_path, readonly=not write)
         stack.push_async_callback(log.close)
         job = Job(Machine(config, catalog, database, log, observe=observe, clock=clock))
-        if write:
-            stack.push_async_callback(job.release)
-            if database.behind is None:
-                await job.prepare()
-        else:
+        if not write:
             await job.warn()
+        elif database.behind is None:
+            await job.prepare()
         yield job
 
 
@@ -192,11 +194,7 @@ class Job:
     # -- opening and closing -----------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """Take the lock, make the temporary tables, and see that log and ledger belong together."""
-        since = self._machine.now()
-        self._database.epoch = await self._database.write(
-            lambda connection: lock.acquire(connection, self._database.engine, since=since)
-        )
+        """Make the temporary tables, and see that log and ledger belong together; the lock is ours."""
 
         def create(connection: sa.Connection) -> None:
             self._database.keys.create(connection)
@@ -212,14 +210,6 @@ class Job:
         held = await self._database.read(window)
         if held is not None:
             self._machine.observe("window.open", why=held.why)
-
-    async def release(self) -> None:
-        """Let go of the lock."""
-        epoch, self._database.epoch = self._database.epoch, None
-        if epoch is not None:
-            # a courtesy: where the database cannot be reached any more, the lock is taken over by the next
-            with suppress(sa.exc.SQLAlchemyError, OSError):
-                await self._database.write(lambda connection: lock.release(connection, epoch))
 
     async def _run(
         self,

@@ -54,7 +54,7 @@ class Machine:
 
     def now(self) -> str:
         """The time as the ledger keeps it."""
-        return self.clock.now().isoformat(timespec="milliseconds")
+        return said(self.clock)
 
     def chosen(self, names: tuple[str, ...]) -> list[ConfiguredSource]:
         """The named sources, all of them when none is; UsageError for a name that is not configured."""
@@ -131,6 +131,11 @@ class Machine:
                     )
                 )
             )
+
+
+def said(clock: Clock) -> str:
+    """The time as the ledger keeps it."""
+    return clock.now().isoformat(timespec="milliseconds")
 
 
 def chosen(config: Config, names: tuple[str, ...]) -> list[ConfiguredSource]:

@@ -6,6 +6,7 @@ sql 1 INTO messages    before the first statement to the database that holds thi
 commit 4               before the fourth transaction of the database is committed
 window 2               before the second commit after the integrity window was opened
 term 1 INTO messages   as sql, but asked to stop by SIGTERM instead
+stop 1 INTO messages   as sql, but suspended by SIGSTOP instead, until somebody sends SIGCONT
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ import sqlalchemy as sa
 from ingest.cli.main import main
 from ingest.pipeline import limits as thresholds
 from ingest.staging import SqlitePageLog
+
+
+#: what comes instead of SIGKILL
+SIGNALS = {"term": signal.SIGTERM, "stop": signal.SIGSTOP}
 
 
 def die(by: signal.Signals = signal.SIGKILL) -> None:
@@ -46,10 +51,10 @@ def run(arguments: list[str], moment: str | None, output: Path, limits: dict[str
 
 
 def _lie_in_wait(kind: str, number: str, text: str = "") -> None:
-    countdown = Countdown(int(number), signal.SIGTERM if kind == "term" else signal.SIGKILL)
+    countdown = Countdown(int(number), SIGNALS.get(kind, signal.SIGKILL))
     if kind in ("page", "lost"):
         _around_append(countdown, before=kind == "lost")
-    elif kind in ("sql", "term"):
+    elif kind in ("sql", *SIGNALS):
         sa.event.listen(sa.Engine, "before_cursor_execute", _on_statement(countdown.tick, text))
     elif kind == "commit":
         sa.event.listen(sa.Engine, "commit", lambda _: countdown.tick())
@@ -76,7 +81,8 @@ class Countdown:
 
 def _on_statement(do: Callable[[], Any], text: str) -> Callable[..., None]:
     def listener(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        if text in statement.replace('"', ""):
+        # names are quoted where they are words of SQL's own
+        if text in statement.replace('"', "").replace("`", ""):
             do()
 
     return listener

@@ -373,6 +373,7 @@ async def test_any_order_gives_the_rows_of_the_reference_model(tmp_path: Path, s
     await _cases(tmp_path, range(start, start + 30))
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 async def test_any_order_gives_the_same_rows_on_a_server(request: pytest.FixtureRequest, kind: str) -> None:
     # one engine: it knows the statements of the case before

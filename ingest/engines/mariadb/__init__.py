@@ -346,7 +346,12 @@ class MariadbEngine:
         connection.exec_driver_sql(made)
 
     def put_off(
-        self, connection: sa.Connection, tables: Collection[sa.Table], empty: Collection[sa.Table]
+        self,
+        connection: sa.Connection,
+        tables: Collection[sa.Table],
+        empty: Collection[sa.Table],
+        *,
+        emptied: bool = False,
     ) -> list[PutOff]:
         return list(ddl.secondary_indexes(connection, empty))
 

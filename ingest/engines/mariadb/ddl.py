@@ -212,8 +212,7 @@ def secondary_indexes(connection: sa.Connection, tables: Collection[sa.Table]) -
         automatic = _AUTOMATIC.findall(made)
         for definition, name, first in _INDEX.findall(made):
             if (table.name, first) not in held and first not in automatic:
-                build = definition.replace("KEY", "KEY IF NOT EXISTS", 1).replace("%", "%%")
+                build = definition.replace("KEY", "KEY IF NOT EXISTS", 1)
                 yield PutOff(
-                    f"ALTER TABLE {owner} DROP KEY IF EXISTS {name.replace('%', '%%')}",
-                    (f"ALTER TABLE {owner} ADD {build}",),
+                    f"ALTER TABLE {owner} DROP KEY IF EXISTS {name}", (f"ALTER TABLE {owner} ADD {build}",)
                 )

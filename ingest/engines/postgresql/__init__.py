@@ -230,9 +230,17 @@ class PostgresqlEngine:
         connection.exec_driver_sql(f"TRUNCATE {self.dialect.identifier_preparer.format_table(table)}")
 
     def put_off(
-        self, connection: sa.Connection, tables: Collection[sa.Table], empty: Collection[sa.Table]
+        self,
+        connection: sa.Connection,
+        tables: Collection[sa.Table],
+        empty: Collection[sa.Table],
+        *,
+        emptied: bool = False,
     ) -> list[PutOff]:
-        return [*ddl.foreign_keys(connection, tables), *ddl.secondary_indexes(connection, empty)]
+        return [
+            *ddl.foreign_keys(connection, tables, others=emptied),
+            *ddl.secondary_indexes(connection, empty),
+        ]
 
     def violation(self, error: sa.exc.DBAPIError) -> str | None:
         state = _state(error)

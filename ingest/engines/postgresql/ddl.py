@@ -14,10 +14,11 @@ _STRICT = """
     SELECT owner.relname, made.conname FROM pg_constraint AS made
     JOIN pg_class AS owner ON owner.oid = made.conrelid
     WHERE made.contype = 'f' AND NOT made.condeferrable AND made.conparentid = 0
+      AND pg_get_constraintdef(made.oid) NOT LIKE '% NOT ENFORCED'
       AND owner.relname = ANY(:tables) AND owner.relnamespace = current_schema()::regnamespace
     ORDER BY 1, 2
 """
-#: foreign keys between mirrored tables, with everything that makes them what they are
+#: foreign keys between mirrored tables, or to them, with everything that makes them what they are
 _FOREIGN = """
     SELECT owner.relname, made.conname, pg_get_constraintdef(made.oid),
            obj_description(made.oid, 'pg_constraint')
@@ -25,7 +26,7 @@ _FOREIGN = """
     JOIN pg_class AS owner ON owner.oid = made.conrelid
     JOIN pg_class AS target ON target.oid = made.confrelid
     WHERE made.contype = 'f' AND made.conparentid = 0
-      AND owner.relname = ANY(:tables) AND target.relname = ANY(:tables)
+      AND (owner.relname = ANY(:tables) OR :others) AND target.relname = ANY(:tables)
       AND owner.relnamespace = current_schema()::regnamespace
     ORDER BY 1, 2
 """
@@ -36,10 +37,14 @@ _SECONDARY = """
     JOIN pg_class AS made ON made.oid = one.indexrelid
     JOIN pg_class AS owner ON owner.oid = one.indrelid
     WHERE owner.relname = ANY(:tables) AND owner.relnamespace = current_schema()::regnamespace
-      AND NOT (one.indisunique OR one.indisprimary OR one.indisclustered OR one.indisreplident)
+      AND NOT (one.indisunique OR one.indisexclusion OR one.indisclustered OR one.indisreplident)
       AND one.indisvalid AND made.relkind = 'i'
     ORDER BY 1
 """
+
+
+#: how the definition of a foreign key ends that nobody enforces anyway
+_LOOSE = " NOT ENFORCED"
 
 
 class Compiler(PGDDLCompiler):
@@ -74,12 +79,15 @@ def make_deferrable(connection: sa.Connection, tables: Collection[sa.Table]) -> 
     return steps
 
 
-def foreign_keys(connection: sa.Connection, tables: Collection[sa.Table]) -> Iterator[PutOff]:
-    """The foreign keys between these tables."""
-    quote = connection.dialect.identifier_preparer.quote
-    rows = connection.execute(sa.text(_FOREIGN), {"tables": [one.name for one in tables]})
+def foreign_keys(
+    connection: sa.Connection, tables: Collection[sa.Table], *, others: bool = False
+) -> Iterator[PutOff]:
+    """The foreign keys between these tables, and with `others` all that lead to them."""
+    rows = connection.execute(sa.text(_FOREIGN), {"tables": [one.name for one in tables], "others": others})
     for table, name, definition, comment in rows.all():
-        owner, constraint = quote(table), quote(name)
+        if definition.endswith(_LOOSE):
+            continue
+        owner, constraint = _quoted(table), _quoted(name)
         add = definition.removesuffix(" NOT VALID")
         build = [
             f"ALTER TABLE {owner} ADD CONSTRAINT {constraint} {add} NOT VALID",
@@ -92,14 +100,18 @@ def foreign_keys(connection: sa.Connection, tables: Collection[sa.Table]) -> Ite
 
 def secondary_indexes(connection: sa.Connection, tables: Collection[sa.Table]) -> Iterator[PutOff]:
     """The indexes of these tables that enforce nothing."""
-    quote = connection.dialect.identifier_preparer.quote
     rows = connection.execute(sa.text(_SECONDARY), {"tables": [one.name for one in tables]})
     for name, definition, comment in rows.all():
         build = [definition]
         if comment is not None:
-            build.append(f"COMMENT ON INDEX {quote(name)} IS {_literal(connection, comment)}")
-        yield PutOff(f"DROP INDEX {quote(name)}", tuple(build))
+            build.append(f"COMMENT ON INDEX {_quoted(name)} IS {_literal(connection, comment)}")
+        yield PutOff(f"DROP INDEX {_quoted(name)}", tuple(build))
 
 
 def _literal(connection: sa.Connection, text: str) -> str:
     return str(connection.scalar(sa.select(sa.func.quote_literal(sa.literal(text, sa.Text)))))
+
+
+def _quoted(name: str) -> str:
+    """A name as the server itself would write it: a driver's way with `%` is not in definitions."""
+    return '"' + name.replace('"', '""') + '"'
