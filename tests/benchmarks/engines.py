@@ -128,7 +128,7 @@ def _print(engine: str, messages: int, ran: list[Round]) -> None:
         floor = median(one[place + 2] for one in ran)
         ratios = ", ".join(f"{one.ratios[place]:.2f}" for one in ran)
         print(
-            f"{engine:<11} {name:<9} {messages / taken:>9,.0f} rows/s   floor {messages / floor:>9,.0f} rows/s"
+            f"{engine:<11} {name:<9} {messages / taken:>9,.0f} rows/s   floor {messages / floor:>9,.0f}"
             f"   ratio {median(one.ratios[place] for one in ran):.2f}   ({ratios})",
             flush=True,
         )
@@ -136,9 +136,7 @@ def _print(engine: str, messages: int, ran: list[Round]) -> None:
 
 def main(messages: int = 200_000, rounds: int = 3, *engines: str) -> None:
     """Run, and print the figures: medians, and every round's ratio."""
-    print(
-        f"{platform.python_implementation()} {platform.python_version()}, {messages:,} messages, {__doc__[:0]}"
-    )
+    print(f"{platform.python_implementation()} {platform.python_version()}, {messages:,} messages")
     with tempfile.TemporaryDirectory() as name, served(messages, 1000) as base_url:
         logs = stage(Path(name), base_url)
         for engine in engines or _ENGINES:

@@ -25,8 +25,9 @@ _INDEXES = (
 )
 _TABLE = """
     CREATE {kind} TABLE {name} (
-        id BIGINT, conversation_id BIGINT NOT NULL, sender_id BIGINT NOT NULL, reply_to_id BIGINT, content {text},
-        created_at {time} NOT NULL, updated_at {time} NOT NULL, deleted BOOLEAN NOT NULL, attachments {json}{key}
+        id BIGINT, conversation_id BIGINT NOT NULL, sender_id BIGINT NOT NULL, reply_to_id BIGINT,
+        content {text}, created_at {time} NOT NULL, updated_at {time} NOT NULL, deleted BOOLEAN NOT NULL,
+        attachments {json}{key}
     ){rest}
 """
 _KEY = ", PRIMARY KEY (id)"

@@ -24,7 +24,6 @@ from ingest.cli.main import main
 from ingest.pipeline import limits as thresholds
 from ingest.staging import SqlitePageLog
 
-
 #: what comes instead of SIGKILL
 SIGNALS = {"term": signal.SIGTERM, "stop": signal.SIGSTOP}
 

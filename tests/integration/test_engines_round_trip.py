@@ -25,7 +25,7 @@ from tests.integration.story import CHANGES, LATER, bump, rooms
 from tests.integration.test_round_trip import KINDS, ROWS, paged
 from tests.upstream import Paging, Truth, Upstream, example, generate
 
-pytestmark = pytest.mark.usefixtures("imports_are_forgotten")
+pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("imports_are_forgotten")]
 
 ROOT = Path(__file__).parent.parent.parent
 #: every way to every kind of database but SQLite, whose mirror all others are compared with

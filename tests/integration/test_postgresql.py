@@ -31,7 +31,7 @@ from tests.integration.story import CHANGES, LATER, grow
 from tests.integration.test_round_trip import KINDS, ROWS, assert_adds_up, paged
 from tests.upstream import Truth, Upstream, example, generate
 
-pytestmark = pytest.mark.usefixtures("imports_are_forgotten")
+pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("imports_are_forgotten")]
 
 #: every constraint of the role's tables, and everything there is to say of one
 CONSTRAINTS = """

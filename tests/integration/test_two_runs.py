@@ -29,7 +29,7 @@ from tests.integration.test_round_trip import ROWS, assert_adds_up, paged
 from tests.upstream import Truth, Upstream, example, generate
 from tests.upstream.faults import silence
 
-pytestmark = pytest.mark.usefixtures("imports_are_forgotten")
+pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("imports_are_forgotten")]
 
 SERVERS = ("postgresql", "mariadb")
 HOLDER = "SELECT holder FROM ingest_lock"
@@ -367,6 +367,26 @@ async def test_tried_often_enough_it_ends_with_a_line_and_the_next_run_goes_on(
             assert_adds_up(await job.sync())
             assert await job.digest() == wanted
         assert asked_again(pages, asked_since(up, before)) == []
+
+
+async def test_a_transaction_that_fails_when_it_is_committed_is_tried_again_too(
+    request: pytest.FixtureRequest, tmp_path: Path, truth: Truth, wanted: str, postgresql: TestDatabase
+) -> None:
+    setup, clock = Setup(tmp_path / "job", STREAMS, url=postgresql.url), Patient()
+    async with Upstream(setup.source, Truth(example.Base)) as up:
+        await setup.sync(up)
+    sequence, function, trigger = (
+        line.format(times=3, code="40001", table="messages") for line in FAILING["postgresql"]
+    )
+    late = "CREATE CONSTRAINT TRIGGER failing AFTER INSERT ON messages DEFERRABLE INITIALLY DEFERRED"
+    plant(postgresql, sequence, function, f"{late} {trigger[trigger.index('FOR EACH ROW') :]}")
+    async with (
+        Upstream(setup.source, truth) as up,
+        open_job(setup.configure(up.base_url), clock=clock) as job,
+    ):
+        assert_adds_up(await job.sync())
+        assert await job.digest() == wanted
+    assert len(clock.pauses) == 3
 
 
 class Opponent:

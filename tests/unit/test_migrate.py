@@ -302,7 +302,7 @@ async def test_tables_whose_making_was_broken_off_are_made_again(project: Projec
     ):
         if name != "ingest_alembic_version":
             project.ask(f"DROP TABLE {name}")
-    with pytest.raises(UsageError, match="has no tables of ledger yet|holds no mirror"):
+    with pytest.raises(UsageError, match=r"has no tables of ledger yet|holds no mirror"):
         await project.status()
     assert (await project.sync()).exit == 0
     assert (project.revisions(), await project.digest()) == (HEADS, digest)
@@ -313,7 +313,7 @@ async def test_an_unfinished_table_that_has_rows_is_never_dropped(project: Proje
     await project.sync()
     project.ask("DELETE FROM corkboard_alembic_version")
     before = project.dump()
-    with pytest.raises(UsageError, match="the table boards has rows.*never finished"):
+    with pytest.raises(UsageError, match=r"the table boards has rows.*never finished"):
         await project.sync()
     assert project.dump() == before
 
