@@ -132,11 +132,11 @@ def read_config(file: FilePath) -> Config:
     decoded: _File = decode_toml(file, _File)
     if not decoded.sources:
         raise ConfigError("names no source", where=f"{file}: sources", hint="add [sources.NAME]")
-    url = _database_url(resolve(decoded.database.url, f"{file}: database.url"), file)
+    url = database_url(resolve(decoded.database.url, f"{file}: database.url"), file)
     return Config(
         file=file,
         database_url=url,
-        log_path=_log_path(decoded.staging, url, file),
+        log_path=log_path(decoded.staging, url, file),
         fetch=decoded.fetch,
         heal=decoded.heal,
         sources={name: _configured(name, stated, file) for name, stated in decoded.sources.items()},
@@ -285,7 +285,8 @@ def _limited(source: Source, limit: int) -> Source:
     return msgspec.structs.replace(source, streams={name: narrowed(s) for name, s in source.streams.items()})
 
 
-def _database_url(url: str, file: FilePath) -> str:
+def database_url(url: str, file: FilePath) -> str:
+    """A database's URL; the path of a file is relative to config.toml. ConfigError when it is none."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise ConfigError(
@@ -296,7 +297,8 @@ def _database_url(url: str, file: FilePath) -> str:
     return url
 
 
-def _log_path(staging: Staging, url: str, file: FilePath) -> FilePath:
+def log_path(staging: Staging, url: str, file: FilePath) -> FilePath:
+    """Where the page log is: as stated, beside a database that is a file, or beside config.toml."""
     if staging.path is not None:
         return file.parent / staging.path
     scheme, _, rest = url.partition("?")[0].partition(":///")

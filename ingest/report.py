@@ -175,6 +175,23 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     rejected: tuple[str, ...]
 
 
+class CopiedTable(msgspec.Struct, frozen=True, kw_only=True):
+    """A table that was brought over."""
+
+    table: str
+    rows: int
+
+
+class Copied(msgspec.Struct, frozen=True, kw_only=True):
+    """A mirror that is in two databases now."""
+
+    source: str
+    target: str
+    tables: tuple[CopiedTable, ...]
+    #: of both
+    digest: str
+
+
 class Observer(Protocol):
     """Told of every step of a run, by the event's name and figures: a progress bar, or a log."""
 

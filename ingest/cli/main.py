@@ -19,7 +19,7 @@ from ingest.cli.job import CONFIG, Invocation, ask, ask_config, certify, print_l
 
 if TYPE_CHECKING:
     from ingest.config import Config
-    from ingest.report import Observer, Preview
+    from ingest.report import Copied, Observer, Preview
 
 #: columns of a help page, on any terminal
 HELP_WIDTH = 100
@@ -304,6 +304,34 @@ def migrate(ctx: typer.Context, as_json: AsJson = False) -> None:
     steps = ask(_of(ctx), lambda job: job.migrate(), write=True)
     text = "\n".join(steps) or "nothing to do"
     show(steps, lambda out: out.print(text, soft_wrap=True), as_json=as_json)
+
+
+@app.command("copy")
+def copy_mirror(
+    ctx: typer.Context,
+    source: Annotated[
+        str, typer.Argument(metavar="FROM", help="The URL of the mirror's database, or $NAME.")
+    ],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The URL of an empty database, or $NAME.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy the mirror into another database, and prove that it is the same.
+
+    Broken off, the same command goes on where it was.
+    """
+    from ingest.cli import render
+
+    async def carry_out(config: Config, observe: Observer) -> tuple[Copied, str | None]:
+        from ingest.config import Staging, database_url, log_path, resolve
+        from ingest.pipeline import copy
+
+        urls = [database_url(resolve(url, "the command line"), config.file) for url in (source, target)]
+        done = await copy(config, *urls, observe=observe)
+        moved = log_path(Staging(), urls[1], config.file) != config.log_path
+        return done, str(config.log_path) if moved else None
+
+    done, log = ask_config(_of(ctx), carry_out, write=True)
+    show(done, lambda out: render.copied(out, done, log), as_json=as_json)
 
 
 def _of(ctx: typer.Context) -> Invocation:

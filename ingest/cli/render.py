@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest.report import Certificate, DeadLetter, Gap, MissingParent, Preview, Status
+from ingest.report import Certificate, Copied, DeadLetter, Gap, MissingParent, Preview, Status
 
 #: columns of a line where there is no terminal to fit it to
 WIDE = 200
@@ -298,3 +298,12 @@ def _excerpt(text: str, most: int) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def copied(out: Console, done: Copied, log: str | None) -> None:
+    """What a copy brought over, and what is left to do; `log`: the page log's path, if it must be stated."""
+    table(out, [{"table": one.table, "rows": one.rows} for one in done.tables])
+    lines(out, [("from", done.source), ("to", done.target), ("digest", f"{done.digest}, the same in both")])
+    out.print("\nset database.url in config.toml to the new database", soft_wrap=True)
+    if log is not None:
+        out.print(f'and keep the page log: [staging] path = "{log}"', soft_wrap=True)

@@ -147,6 +147,10 @@ class Engine(Protocol):
         """
         ...
 
+    def go_on_counting(self, connection: sa.Connection, table: sa.Table) -> None:
+        """Let the numbers that the database gives to new rows go on above those that are there."""
+        ...
+
     def violation(self, error: sa.exc.DBAPIError) -> str | None:
         """What a row violated, in words; None when the error is not the row's."""
         ...

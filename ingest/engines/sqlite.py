@@ -218,6 +218,9 @@ class SqliteEngine:
             for name, build in connection.exec_driver_sql(_SECONDARY_INDEXES, (table.name,))
         ]
 
+    def go_on_counting(self, connection: sa.Connection, table: sa.Table) -> None:
+        pass  # they do by themselves
+
     def violation(self, error: sa.exc.DBAPIError) -> str | None:
         original = error.orig
         if isinstance(original, sqlite3.IntegrityError | OverflowError | sqlite3.DataError):

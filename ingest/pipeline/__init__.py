@@ -10,7 +10,8 @@ lock ─▶ staged pages of an earlier run ─▶ fetch ─▶ load + reconcile,
 
 from __future__ import annotations
 
+from ingest.pipeline.copying import copy
 from ingest.pipeline.job import Job, open_job
 from ingest.pipeline.preview import preview
 
-__all__ = ["Job", "open_job", "preview"]
+__all__ = ["Job", "copy", "open_job", "preview"]

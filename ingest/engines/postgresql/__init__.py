@@ -242,6 +242,12 @@ class PostgresqlEngine:
             *ddl.secondary_indexes(connection, empty),
         ]
 
+    def go_on_counting(self, connection: sa.Connection, table: sa.Table) -> None:
+        (column,) = table.primary_key.columns
+        sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
+        next_one = sa.func.coalesce(sa.func.max(column), 0) + 1
+        connection.execute(sa.select(sa.func.setval(sequence, next_one, sa.false())))
+
     def violation(self, error: sa.exc.DBAPIError) -> str | None:
         state = _state(error)
         if not state.startswith(_OF_A_ROW) or state == _FOREIGN_KEY:
