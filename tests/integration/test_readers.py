@@ -25,7 +25,7 @@ from tests.integration.story import CHANGES
 from tests.integration.test_round_trip import ROWS, assert_adds_up, paged
 from tests.upstream import Truth, Upstream, example, generate
 
-pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("imports_are_forgotten")]
+pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("imports_are_forgotten")]
 
 #: users are asked for by id: a run tries, asks for those that are missing, and tries again
 STREAMS = {

@@ -23,7 +23,7 @@ from tests.integration.test_round_trip import KINDS as PAGING
 from tests.integration.test_round_trip import ROWS, assert_adds_up, paged
 from tests.upstream import Truth, Upstream, example, generate
 
-pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("imports_are_forgotten")]
+pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("imports_are_forgotten")]
 
 SERVERS = ("postgresql", "mariadb")
 STREAMS = paged(PAGING["cursor"])

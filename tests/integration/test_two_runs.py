@@ -29,7 +29,7 @@ from tests.integration.test_round_trip import ROWS, assert_adds_up, paged
 from tests.upstream import Truth, Upstream, example, generate
 from tests.upstream.faults import silence
 
-pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("imports_are_forgotten")]
+pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("imports_are_forgotten")]
 
 SERVERS = ("postgresql", "mariadb")
 HOLDER = "SELECT holder FROM ingest_lock"
