@@ -1,4 +1,4 @@
-"""A server that is stopped, that ends sessions, or that has no patience: the run goes on, or the next one does."""
+"""A server that is stopped, ends sessions, or has no patience: the run goes on, or the next one does."""
 
 from __future__ import annotations
 
@@ -88,9 +88,8 @@ async def attempt(setup: Setup, up: Upstream, observe: Observer) -> Certificate 
         async with open_job(setup.configure(up.base_url), clock=setup.clock, observe=observe) as job:
             return await job.sync()
     except IngestError as error:
-        assert error.exit_status == 1, error
-        line = str(error)
-        assert "\n" not in line
+        if error.exit_status != 1 or "\n" in str(error):
+            raise
         return error
 
 
@@ -201,7 +200,7 @@ async def test_a_server_that_stays_down_is_told_of_in_one_line_and_is_found_agai
                 assert own.url.split(":")[2].split("@")[0] not in said
         finally:
             kept.start()
-        before, pages = len(up.requests), await processes.staged(setup)
+        before = len(up.requests)
         status, said = await processes.ran(setup, "recover")
         assert (status, len(up.requests)) == (0, before), said
         assert await processes.digest(setup) == wanted
