@@ -18,6 +18,8 @@ from ingest.engines.base import Engine
 from ingest.ledger import LOCK
 
 _THE_LOCK = LOCK.c.id == 1
+#: how the window of a copy says that it is one: nothing but the copy goes on within it
+COPYING = "a copy of the mirror in "
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,18 +24,16 @@ from ingest.digest import digest
 from ingest.engines import Engine, engine_for
 from ingest.errors import NotProven, UsageError
 from ingest.keys import given, raw
-from ingest.ledger import DEAD_LETTERS, LEDGER, LOADS, LOCK
+from ingest.ledger import DEAD_LETTERS, LEDGER, LOADS, LOCK, RUNS
 from ingest.migrate import lineages
 from ingest.pipeline.machine import said
 from ingest.pipeline.questions import count
 from ingest.reconcile.reconciler import Reconciler
 from ingest.report import Copied, CopiedTable, Observer, unobserved
-from ingest.window import build, close_window, open_window, put_off, window
+from ingest.window import COPYING, build, close_window, open_window, put_off, window
 
 #: rows that go over in one transaction
 _CHUNK = 20_000
-#: how the window of a copy says that it is one
-_COPYING = "a copy of the mirror in "
 
 
 async def copy(
@@ -91,7 +89,11 @@ class _Copy:
                 hint="run `ingest recover` first",
             )
         told = await self._digest(self._source)
-        await self._target.write(partial(self._begin, why=f"{_COPYING}{self._source.engine.place}, {told}"))
+        newest = await self._source.read(
+            lambda connection: connection.scalar(sa.select(sa.func.max(RUNS.c.id)))
+        )
+        why = f"{COPYING}{self._source.engine.place} after run {newest}, {told}"
+        await self._target.write(partial(self._begin, why=why))
         tables = [CopiedTable(table=one.name, rows=await self._copy(one)) for one in self._tables]
         await self._target.write(self._build)
         found = await self._digest(self._target)
@@ -118,7 +120,7 @@ class _Copy:
         held = window(connection)
         if held is not None and held.why == why:
             return
-        if held is not None and held.why.startswith(_COPYING):
+        if held is not None and held.why.startswith(COPYING):
             for table in self._tables:
                 connection.execute(sa.delete(table))
         elif held is not None or any(count(connection, table) for table in self._tables):

@@ -70,7 +70,9 @@ class Proof:
             .select_from(joined)
             .where(looked_at)
         ).one()
-        return DerivedProof(table=one.table, column=one.column, kind=one.kind, set=row[0], wrong=row[1])
+        return DerivedProof(
+            table=one.table, column=one.column, kind=one.kind, set=int(row[0]), wrong=int(row[1])
+        )
 
     def _newest(self, one: Derived, scope: Scope) -> sa.Subquery:
         """Of every parent, the child that a window puts first among those that share the greatest time.
