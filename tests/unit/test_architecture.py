@@ -268,7 +268,8 @@ def what_is_imported_is_declared(module: Module) -> Iterator[str]:
         return
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    listed = [*project["dependencies"], *extras["postgresql"], *extras["mariadb"]]
+    drivers = [one for name, extra in extras.items() if name != "test" for one in extra]
+    listed = [*project["dependencies"], *drivers]
     if module.room == "testing":  # a plugin of pytest, which only pytest imports
         listed += extras["test"]
     names = (re.split(r"[<>=~! ]", requirement)[0] for requirement in listed)

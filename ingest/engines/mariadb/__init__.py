@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
-from importlib import import_module
 from typing import Any
 
 import sqlalchemy as sa
@@ -374,8 +373,9 @@ class MariadbEngine:
 
 def _see_that_it_spells_bytes() -> None:
     """ConfigError where aiomysql would fail at the first bytes it is given."""
-    driver = import_module("aiomysql.connection")
-    if not callable(driver.escape_bytes_prefixed):
+    from aiomysql import connection
+
+    if not callable(connection.escape_bytes_prefixed):
         raise ConfigError(
             "aiomysql does not go with this PyMySQL",
             where="database.url",
