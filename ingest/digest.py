@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Table
 from ingest.engines.base import Engine
+from ingest.form import shortest
 from ingest.keys import raw
 from ingest.ledger import WITHHELD
 from ingest.mirror import LEDGER_COLUMNS
@@ -67,7 +68,7 @@ def _canonical(type_: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:
     """One value for what equal stored forms of a type may still spell differently."""
     if isinstance(type_, sa.JSON):
         return _canonical_json
-    return _canonical_number if isinstance(type_, sa.Numeric | sa.Float) else _as_it_is
+    return shortest if isinstance(type_, sa.Numeric | sa.Float) else _as_it_is
 
 
 def _canonical_json(text: Any) -> Any:
@@ -78,17 +79,10 @@ def _canonical_json(text: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
-        return _canonical_number(value)
+        return shortest(value)
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _canonical_number(value: Any) -> Any:
-    """1.0 and 1 are one number, and so are 0.0 and -0.0."""
-    if not isinstance(value, float) or not value.is_integer():
-        return value
-    return int(value) if abs(value) < 2**63 else value
 
 
 def _as_it_is(value: Any) -> Any:

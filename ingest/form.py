@@ -73,14 +73,14 @@ def time_text(text: str) -> str | None:
     return None if digits is None else f"{text[:10]} {text[11:-1]}{digits}"
 
 
+def shortest(value: Any) -> Any:
+    """A number as a column of decimals gives it back: an integer where it is one, 0 where it is -0."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
+
+
 def _stored_time(value: datetime) -> str:
     """What SQLAlchemy's own processor makes of a time, at a twentieth of its cost: the zone is not stored."""
     return value.replace(tzinfo=None).isoformat(" ", "microseconds")
-
-
-def _shortest(value: float) -> float:
-    """A number as it comes back from a column of decimals: an integer where it is one."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
 
 
 def _one_after_another(first: Turn | None, second: Turn | None) -> Turn | None:
@@ -97,5 +97,5 @@ _TURNS: tuple[tuple[Any, Turn | None, Turn | None], ...] = (
     (sa.Date, date.isoformat, date.fromisoformat),
     (sa.Time, lambda value: value.isoformat("microseconds"), time.fromisoformat),
     (sa.Float, None, None),
-    (sa.Numeric, _shortest, None),
+    (sa.Numeric, shortest, None),
 )

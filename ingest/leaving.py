@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Table
 from ingest.engines.base import Engine
+from ingest.keys import is_in
 from ingest.types import LOWEST_VERSION
 
 #: `ingest_stamp` of a marked row
@@ -95,10 +96,9 @@ class Leaving:
         ours = [table.sql.c[name] for _, name in hold.pairs]
         columns = [hold.child.c[name] for name, _ in hold.pairs]
         marked = sa.select(*ours).where(within, sa.not_(is_here(table.sql)))
-        leads_there = columns[0].in_(marked) if len(columns) == 1 else sa.tuple_(*columns).in_(marked)
         nullable = {column: None for column in columns if column.nullable}
         if nullable:
-            connection.execute(sa.update(hold.child).where(leads_there).values(nullable))
+            connection.execute(sa.update(hold.child).where(is_in(columns, marked)).values(nullable))
 
     def _freed(self, table: Table) -> Iterator[tuple[str, Any]]:
         """What a marked row has in unique columns, so that another row can have what it had."""

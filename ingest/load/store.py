@@ -101,18 +101,21 @@ class Store:
         self._asked.update(batch.asked)
         full, partial = dict(batch.full.get(name, {})), dict(batch.partial.get(name, {}))
         buried = batch.tombstones.get(name, {})
+
+        def to_merge(keys: set[Key]) -> None:
+            for key in keys:
+                partial.setdefault(key, []).append(batch.as_statement(table.names, key, full.pop(key)))
+
         asides = self._has_asides(connection, table)
         fresh = not asides and connection.execute(_any_of(table.sql)).first() is None
         inserted = 0
         if in_order and len(full) > TOUCHED_LIMIT and not (asides or buried):
             inserted = self._insert_new(connection, table, full)
         # of records out of order, and of keys that were just buried, the merge decides
-        merging = full.keys() & buried.keys() if in_order else set(full)
-        for key in merging:
-            partial.setdefault(key, []).append(batch.as_statement(table.names, key, full.pop(key)))
+        to_merge(full.keys() & buried.keys() if in_order else set(full))
         self._stage(connection, table, _in_key_order(full))
-        for key in set() if fresh or not full else self._take_special(connection, table):
-            partial.setdefault(key, []).append(batch.as_statement(table.names, key, full.pop(key)))
+        if full and not fresh:
+            to_merge(self._take_special(connection, table))
         rows = inserted + len(full)
         kept = 0 if fresh else self._drop_losers(connection, table)
         changes = self._merge(connection, table, partial, buried, in_order=in_order)

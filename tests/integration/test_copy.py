@@ -19,20 +19,12 @@ from ingest.window import open_window
 from tests.databases import TestDatabase
 from tests.integration.jobs import Setup, cli
 from tests.integration.story import CHANGES
+from tests.integration.test_commands import ROWS
 from tests.integration.test_round_trip import DELETED
 from tests.upstream import Truth, Upstream, example, generate
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("imports_are_forgotten")]
 
-ROWS = {
-    "users": 12,
-    "tags": 8,
-    "conversations": 6,
-    "conversation_tags": 9,
-    "messages": 50,
-    "attachments": 15,
-    "poll_options": 10,
-}
 STREAMS = {**example.STREAMS, **DELETED}
 
 

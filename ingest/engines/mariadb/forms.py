@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
+from ingest.form import shortest
+
 Expression: TypeAlias = sa.ColumnElement[Any]
 
 #: tells all texts apart, as the other engines do: by case, accents and trailing spaces
@@ -154,10 +156,7 @@ def _as_decimal(value: Any) -> Any:
 
 
 def _as_number(value: Any) -> Any:
-    if value is None:
-        return None
-    number = float(value)
-    return int(number) if number.is_integer() and abs(number) < 2**63 else number
+    return None if value is None else shortest(float(value))
 
 
 def _same(value: Expression, _type: Any = None) -> Expression:

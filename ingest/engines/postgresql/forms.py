@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from ingest.form import shortest
+
 Expression: TypeAlias = sa.ColumnElement[Any]
 
 _TIME = "HH24:MI:SS.US"
@@ -51,7 +53,7 @@ class Stored(sa.types.UserDefinedType[Any]):
         return _as_text if kind_of(self.type_) is _DECIMAL else None
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Callable[[Any], Any] | None:
-        return _as_number if kind_of(self.type_) is _DECIMAL else None
+        return shortest if kind_of(self.type_) is _DECIMAL else None
 
 
 def json_text(column: Expression, type_: sa.types.TypeEngine[Any]) -> Expression:
@@ -65,10 +67,6 @@ def json_text(column: Expression, type_: sa.types.TypeEngine[Any]) -> Expression
 
 def _as_text(value: Any) -> Any:
     return None if value is None else repr(value)
-
-
-def _as_number(value: Any) -> Any:
-    return int(value) if value is not None and value.is_integer() and abs(value) < 2**63 else value
 
 
 def _same(value: Expression) -> Expression:
