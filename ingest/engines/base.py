@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from hashlib import sha256
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 
 class PutOff(NamedTuple):
@@ -18,6 +19,12 @@ class PutOff(NamedTuple):
     build: tuple[str, ...]
     #: a foreign key: it comes back when the references are settled, and not before
     late: bool = False
+
+
+#: columns of what is told, by name
+Columns: TypeAlias = Mapping[str, sa.ColumnElement[Any]] | ReadOnlyColumnCollection[str, Any]
+#: whether a row is replaced by what is told
+Newer: TypeAlias = Callable[[Columns], sa.ColumnElement[bool]]
 
 
 def fitting(name: str, limit: int) -> str:
@@ -108,6 +115,20 @@ class Engine(Protocol):
         born: Collection[str] = (),
     ) -> None:
         """Insert the rows, or replace `columns` where the key is there, but for those in `born`."""
+        ...
+
+    def upsert_newer(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        *,
+        key: Sequence[str],
+        born: Collection[str] = (),
+        newer: Newer,
+    ) -> int:
+        """Insert the rows, or replace what is there where they are newer; how many were written."""
         ...
 
     def insert(

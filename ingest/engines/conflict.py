@@ -7,6 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ingest.engines.base import Newer
+
 #: the dialect's own `insert`
 Insert = Callable[[sa.Table], Any]
 
@@ -26,10 +28,15 @@ def upsert(
     *,
     key: Sequence[str],
     born: Collection[str],
+    newer: Newer | None = None,
 ) -> Any:
-    """Insert the rows, or replace `columns` where the key is there, but for those in `born`."""
+    """Insert the rows, or replace `columns` where the key is there, but for those in `born`.
+
+    `newer`: whether a row is replaced at all.
+    """
     statement = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
     changing = {name: statement.excluded[name] for name in columns if name not in (*key, *born)}
     if not changing:
         return statement.on_conflict_do_nothing(index_elements=list(key))
-    return statement.on_conflict_do_update(index_elements=list(key), set_=changing)
+    where = None if newer is None else newer(statement.excluded)
+    return statement.on_conflict_do_update(index_elements=list(key), set_=changing, where=where)

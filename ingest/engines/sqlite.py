@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from ingest.engines import conflict
-from ingest.engines.base import PutOff
+from ingest.engines.base import Newer, PutOff
 from ingest.errors import Stop
 from ingest.form import RAW
 
@@ -162,6 +162,20 @@ class SqliteEngine:
         born: Collection[str] = (),
     ) -> None:
         connection.execute(conflict.upsert(insert, table, columns, rows, key=key, born=born))
+
+    def upsert_newer(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        *,
+        key: Sequence[str],
+        born: Collection[str] = (),
+        newer: Newer,
+    ) -> int:
+        statement = conflict.upsert(insert, table, columns, rows, key=key, born=born, newer=newer)
+        return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
     def insert(
         self,

@@ -5,6 +5,8 @@ For every table, in the transaction of its pages:
     full records ──▶ temporary table ──▶ drop what loses or says nothing new ──▶ upsert
     partial records, rows with exceptions, keys in tombstones or withheld ──▶ merge ──┘
 
+    many full records, all new ──▶ insert; else ──▶ temporary table ──▶ upsert of what is newer
+
 Keys that may have changed, and the parents that pointers and counters hang on, go to `touched`
 before and after.
 """
@@ -20,7 +22,7 @@ import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Table, stored_births, stored_defaults
-from ingest.engines.base import Engine
+from ingest.engines.base import Columns, Engine
 from ingest.keys import (
     TOUCHED_LIMIT,
     Keys,
@@ -108,27 +110,30 @@ class Store:
 
         asides = self._has_asides(connection, table)
         fresh = not asides and connection.execute(_any_of(table.sql)).first() is None
-        inserted = 0
+        many = Outcome(0, 0, 0)
         if in_order and len(full) > TOUCHED_LIMIT and not (asides or buried):
-            inserted = self._insert_new(connection, table, full)
+            many = self._write_many(connection, table, full)
         # of records out of order, and of keys that were just buried, the merge decides
         to_merge(full.keys() & buried.keys() if in_order else set(full))
         self._stage(connection, table, _in_key_order(full))
         if full and not fresh:
             to_merge(self._take_special(connection, table))
-        rows = inserted + len(full)
+        rows = len(full)
         kept = 0 if fresh else self._drop_losers(connection, table)
         changes = self._merge(connection, table, partial, buried, in_order=in_order)
         self._stage(connection, table, changes.show)
-        self._touch(connection, table, changes.remove, rows + len(changes.show))
+        if many.written or rows + len(changes.show) + len(changes.remove) > TOUCHED_LIMIT:
+            self._touch_whole(connection, table)
+        else:
+            self._touch(connection, table, changes.remove)
         self._remove(connection, table, changes.remove)
         refused = self._upsert(connection, table, batch)
         changes.void = [key for key in changes.void if key not in refused]
         self._withhold(connection, table, changes)
         self._bury(connection, name, buried)
         self.engine.clear(connection, self._batches[name])
-        written = rows - kept + changes.written - len(refused)
-        return Outcome(written, kept + changes.kept, len(refused))
+        written = many.written + rows - kept + changes.written - len(refused)
+        return Outcome(written, many.kept + kept + changes.kept, len(refused))
 
     # -- the fast path ---------------------------------------------------------------------------
 
@@ -159,28 +164,56 @@ class Store:
             connection.execute(sa.delete(new).where(among))
         return special
 
-    def _insert_new(self, connection: sa.Connection, table: Table, full: dict[Key, FullRow]) -> int:
-        """Write the rows, and take them out of `full`, if the table has none of them.
+    def _write_many(self, connection: sa.Connection, table: Table, full: dict[Key, FullRow]) -> Outcome:
+        """Write all the rows at once, and take them out of `full`.
 
-        A bulk load is made of these: nothing is to be compared. Where a key is there, or a row violates
-        another constraint, none is written, and the long way finds out.
+        Where one violates a constraint none is written, and the long way finds out; rows that need the
+        merge are left to it, too.
+        """
+        if self._insert_new(connection, table, full):
+            written = len(full)
+            full.clear()
+            return Outcome(written, 0, 0)
+        self._stage(connection, table, _in_key_order(full))
+        written, left = 0, set(full)
+
+        def replace() -> None:
+            nonlocal written
+            columns, rows = self._staged(table)
+            written = self.engine.upsert_newer(
+                connection,
+                table.sql,
+                columns,
+                rows,
+                key=table.key,
+                born=self._births[table.name],
+                newer=lambda told: self._replaces(table, told),
+            )
+
+        if self._violated(connection, replace) is None:
+            left = self._take_special(connection, table) if written < len(full) else set()
+        kept = len(full) - written - len(left)
+        for key in full.keys() - left:
+            del full[key]
+        self.engine.clear(connection, self._batches[table.name])
+        return Outcome(written, kept, 0)
+
+    def _insert_new(self, connection: sa.Connection, table: Table, full: Mapping[Key, FullRow]) -> bool:
+        """Write the rows if the table has none of them, which takes no comparing: a bulk load has such.
+
+        False, and nothing is written, where a key is there, or a row violates another constraint.
         """
         if has_row(connection, self.engine, table, next(iter(full))):
-            return 0  # and most likely the others too
-        born = self._births[table.name]
-        rows = _in_key_order(full)
+            return False  # and most likely the others are too
+        rows, born = _in_key_order(full), self._births[table.name]
         if born:
             births = tuple(born.values())
             rows = [row + births for row in rows]
-        try:
-            with connection.begin_nested():
-                self.engine.insert(connection, table.sql, (*table.names, *LEDGER_COLUMNS, *born), rows)
-        except sa.exc.DBAPIError as error:
-            if self.engine.violation(error) is None:
-                raise
-            return 0
-        full.clear()
-        return len(rows)
+        columns = (*table.names, *LEDGER_COLUMNS, *born)
+        return (
+            self._violated(connection, lambda: self.engine.insert(connection, table.sql, columns, rows))
+            is None
+        )
 
     def _stage(self, connection: sa.Connection, table: Table, rows: list[FullRow]) -> None:
         temporary = self._batches[table.name]
@@ -189,16 +222,23 @@ class Store:
     def _drop_losers(self, connection: sa.Connection, table: Table) -> int:
         """Leave only records that are newer than their row and say something else; how many went."""
         new, old = self._batches[table.name], table.sql
-        newer = sa.tuple_(*(new.c[name] for name in _RANK)) > sa.tuple_(*(old.c[name] for name in _RANK))
-        other = sa.or_(
-            *(self.engine.differs(new.c[name], old.c[name]) for name in table.names if name not in table.key),
-            sa.false(),
-        )
         same_key = sa.and_(*(new.c[name] == old.c[name] for name in table.key))
         lost = sa.exists(
-            sa.select(sa.literal(1)).select_from(old).where(same_key, sa.not_(sa.and_(newer, other)))
+            sa.select(sa.literal(1)).select_from(old).where(same_key, sa.not_(self._is_newer(table, new.c)))
         )
         return connection.execute(sa.delete(new).where(lost)).rowcount
+
+    def _is_newer(self, table: Table, new: Columns) -> sa.ColumnElement[bool]:
+        """True for what is newer than the row of its key, and says something else."""
+        old, others = table.sql.c, (name for name in table.names if name not in table.key)
+        newer = sa.tuple_(*(new[name] for name in _RANK)) > sa.tuple_(*(old[name] for name in _RANK))
+        return sa.and_(
+            newer, sa.or_(*(self.engine.differs(new[name], old[name]) for name in others), sa.false())
+        )
+
+    def _replaces(self, table: Table, new: Columns) -> sa.ColumnElement[bool]:
+        """True for what is newer than a row that needs no merge."""
+        return sa.and_(table.sql.c.ingest_exceptions.is_(None), self._is_newer(table, new))
 
     # -- the merge -------------------------------------------------------------------------------
 
@@ -298,13 +338,14 @@ class Store:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def _touch(self, connection: sa.Connection, table: Table, removed: list[Key], rows: int) -> None:
+    def _touch_whole(self, connection: sa.Connection, table: Table) -> None:
+        """Mark all of a table, and of the tables that watch it."""
+        for name in {table.name, *(target for _, target in self.catalog.watched(table.name))}:
+            touch_whole(connection, self.engine, name)
+
+    def _touch(self, connection: sa.Connection, table: Table, removed: list[Key]) -> None:
         """Mark what is about to change, and the parents that watch it, as they were and as they will be."""
         watched = self.catalog.watched(table.name)
-        if rows + len(removed) > TOUCHED_LIMIT:
-            for name in {table.name, *(target for _, target in watched)}:
-                touch_whole(connection, self.engine, name)
-            return
         new, old = self._batches[table.name], table.sql
         touch(connection, self.engine, table.name, sa.select(self._json(new, table.key)))
         touch_keys(connection, self.engine, table.name, map(dump_key, removed))
@@ -358,13 +399,28 @@ class Store:
         self, connection: sa.Connection, table: Table, *chosen: sa.ColumnElement[bool]
     ) -> str | None:
         """Write the staged rows, or the chosen ones; none, and what one violates, when one does."""
-        new = self._batches[table.name]
-        columns, born = (*table.names, *LEDGER_COLUMNS), self._births[table.name]
+        columns, rows = self._staged(table, *chosen)
+        born = self._births[table.name]
+
+        def upsert() -> None:
+            self.engine.upsert(connection, table.sql, columns, rows, key=table.key, born=born)
+
+        return self._violated(connection, upsert)
+
+    def _staged(
+        self, table: Table, *chosen: sa.ColumnElement[bool]
+    ) -> tuple[tuple[str, ...], sa.Select[Any]]:
+        """The columns of a new row, and the staged rows, or the chosen ones, with all of them."""
+        new, born = self._batches[table.name], self._births[table.name]
+        columns = (*table.names, *LEDGER_COLUMNS)
         values = [given(self.engine, value, table.sql.c[name]).label(name) for name, value in born.items()]
-        rows = sa.select(*(new.c[name] for name in columns), *values).where(*chosen)
+        return (*columns, *born), sa.select(*(new.c[name] for name in columns), *values).where(*chosen)
+
+    def _violated(self, connection: sa.Connection, write: Callable[[], Any]) -> str | None:
+        """Write something; or nothing of it, and what a row violates."""
         try:
             with connection.begin_nested():
-                self.engine.upsert(connection, table.sql, (*columns, *born), rows, key=table.key, born=born)
+                write()
         except sa.exc.DBAPIError as error:
             reason = self.engine.violation(error)
             if reason is None:

@@ -423,6 +423,60 @@ async def test_upsert_says_so_when_another_unique_column_is_taken(
         await run(connection, does(engine.upsert, CHILDREN, ["id", "select"], row, key=["id"]))
 
 
+async def test_upsert_newer_writes_what_is_new_or_newer_and_counts_it(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    def write(*rows: tuple[Any, ...]) -> Callable[[sa.Connection], int]:
+        def newer(told: Any) -> sa.ColumnElement[bool]:
+            return told["c"] > PARENTS.c.c
+
+        named = {"key": ["a", "b"], "born": ["d"], "newer": newer}
+        return does(engine.upsert_newer, PARENTS, ["a", "b", "c", "d"], born_with_nine(*rows), **named)
+
+    for rows, count, there in (
+        ((("a", 1, 5), ("b", 2, 5)), 2, [(5, 9), (5, 9)]),  # all new
+        ((("a", 1, 6), ("b", 2, 7)), 2, [(6, 1), (7, 1)]),  # all newer
+        ((("a", 1, 6), ("b", 2, 1)), 0, [(6, 1), (7, 1)]),  # none
+        ((("a", 1, 9), ("b", 2, 7), ("c", 3, 0)), 2, [(9, 1), (7, 1), (0, 9)]),
+    ):
+        async with connection.begin():
+            assert await connection.run_sync(write(*rows)) == count
+        found = await run(connection, sa.select(PARENTS.c.c, PARENTS.c.d).order_by(PARENTS.c.a))
+        assert found == there
+        await run(connection, sa.update(PARENTS).values(d=1))
+
+
+def born_with_nine(*rows: tuple[Any, ...]) -> sa.Select[Any]:
+    """Rows of parents that are new with 9 in `d`."""
+    told = source(*rows).subquery()
+    return sa.select(*told.c, sa.literal(9).label("d"))
+
+
+async def test_upsert_newer_leaves_a_row_that_has_the_unique_value_of_what_is_told(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    def write(id: int, text: str, age: int) -> Callable[[sa.Connection], int]:
+        row = sa.select(
+            sa.literal(id).label("id"), sa.literal(text).label("select"), sa.literal(age).label("age")
+        )
+        columns = ["id", "select", "age"]
+        return does(engine.upsert_newer, CHILDREN, columns, row, key=["id"], newer=does_age)
+
+    await run(connection, sa.insert(CHILDREN).values(id=1, select="a", age=1))
+    for told, count in (((1, "b", 2), 1), ((1, "c", 2), 0), ((2, "c", 0), 1)):
+        async with connection.begin():
+            assert await connection.run_sync(write(*told)) == count
+    with pytest.raises(sa.exc.IntegrityError):
+        await run(connection, write(3, "b", 9))
+    found = await run(connection, sa.select(CHILDREN.c.id, CHILDREN.c.select).order_by(CHILDREN.c.id))
+    assert found == [(1, "b"), (2, "c")]
+
+
+def does_age(told: Any) -> sa.ColumnElement[bool]:
+    """Whether a child is told to be older than it is."""
+    return told["age"] > CHILDREN.c.age
+
+
 # -- insert, temporary ---------------------------------------------------------------------------------
 
 

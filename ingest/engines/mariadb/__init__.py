@@ -11,7 +11,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ingest.engines.base import PutOff, fitting
+from ingest.engines.base import Newer, PutOff, fitting
 from ingest.engines.mariadb import bulk, ddl, errors
 from ingest.engines.mariadb.forms import (
     COLLATION,
@@ -261,13 +261,56 @@ class MariadbEngine:
         key: Sequence[str],
         born: Collection[str] = (),
     ) -> None:
-        # two statements: ON DUPLICATE KEY would replace the row that has another unique value, too
-        told = dict(zip(columns, rows.subquery("told").c, strict=True))
-        changing = {name: value for name, value in told.items() if name not in (*key, *born)}
+        fixed = (*key, *born)
+        if ddl.is_unique_by_key_alone(table):
+            connection.execute(_insert_or_replace(table, columns, rows, fixed))
+        else:
+            self._upsert_apart(connection, table, columns, rows, key, fixed)
+
+    def upsert_newer(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        *,
+        key: Sequence[str],
+        born: Collection[str] = (),
+        newer: Newer,
+    ) -> int:
+        fixed = (*key, *born)
+        if not ddl.is_unique_by_key_alone(table):
+            return self._upsert_apart(connection, table, columns, rows, key, fixed, newer)
+        told = rows.subquery("told")
+        by_name = dict(zip(columns, told.c, strict=True))
+        joined = told.outerjoin(table, sa.and_(*(table.c[name] == by_name[name] for name in key)))
+        chosen = sa.or_(table.c[key[0]].is_(None), newer(by_name))
+        # the statement itself counts what it replaces twice
+        count = sa.select(sa.func.count(), sa.func.count(sa.case((chosen, 1)))).select_from(joined)
+        there, written = connection.execute(count).one()
+        if written:
+            some = rows if written == there else sa.select(*told.c).select_from(joined).where(chosen)
+            connection.execute(_insert_or_replace(table, columns, some, fixed))
+        return int(written)
+
+    def _upsert_apart(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        key: Sequence[str],
+        fixed: Collection[str],
+        newer: Newer | None = None,
+    ) -> int:
+        """Upsert in two statements: ON DUPLICATE KEY would replace a row with another unique value, too."""
+        told, written = dict(zip(columns, rows.subquery("told").c, strict=True)), 0
+        changing = {name: value for name, value in told.items() if name not in fixed}
         if changing:
-            same = [table.c[name] == told[name] for name in key]
-            connection.execute(sa.update(table).where(*same).values(changing))
-        connection.execute(_insert_absent(table, columns, rows, key))
+            chosen = [table.c[name] == told[name] for name in key]
+            chosen += [newer(told)] if newer is not None else []
+            written = connection.execute(sa.update(table).where(*chosen).values(changing)).rowcount
+        return written + connection.execute(_insert_absent(table, columns, rows, key)).rowcount
 
     def insert(
         self,
@@ -381,6 +424,15 @@ def _see_that_it_spells_bytes() -> None:
             where="database.url",
             hint="pip install 'pymysql<1.2', or use mariadb+asyncmy",
         )
+
+
+def _insert_or_replace(
+    table: sa.Table, columns: Sequence[str], rows: sa.Select[Any], fixed: Collection[str]
+) -> mysql.Insert:
+    """Insert the rows, or replace those whose key is there, but for the `fixed` columns."""
+    statement = mysql.insert(table).from_select(list(columns), rows, include_defaults=False)
+    changing = [name for name in columns if name not in fixed] or [columns[0]]
+    return statement.on_duplicate_key_update([(name, statement.inserted[name]) for name in changing])
 
 
 def _insert_absent(

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from ingest.engines import conflict
-from ingest.engines.base import PutOff, fitting
+from ingest.engines.base import Newer, PutOff, fitting
 from ingest.engines.postgresql import ddl
 from ingest.engines.postgresql.copying import copy
 from ingest.engines.postgresql.forms import Stored, json_text, kind_of
@@ -186,6 +186,20 @@ class PostgresqlEngine:
         born: Collection[str] = (),
     ) -> None:
         connection.execute(conflict.upsert(insert, table, columns, rows, key=key, born=born))
+
+    def upsert_newer(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        *,
+        key: Sequence[str],
+        born: Collection[str] = (),
+        newer: Newer,
+    ) -> int:
+        statement = conflict.upsert(insert, table, columns, rows, key=key, born=born, newer=newer)
+        return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
     def insert(
         self,
