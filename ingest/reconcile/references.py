@@ -10,7 +10,7 @@ hold, whatever came in which order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -103,7 +103,7 @@ class References:
         frontier.fill(connection, self._keys)
         values: dict[str, dict[Cell, Any]] = {}
         rows: dict[str, set[Key]] = {}
-        returning = [self._returning(target, frontier) for target in frontier.tables]
+        returning = [one for target in frontier.tables for one in self._returning(target, frontier)]
         # another row of the table may have made room
         refused = sa.and_(WITHHELD.c.reason == "refused", WITHHELD.c.table.in_(frontier.tables))
         returning.append(sa.select(WITHHELD).where(refused))
@@ -120,10 +120,11 @@ class References:
             counts.restored += self._show_rows(connection, self._catalog.tables[name], keys, changed)
         return changed
 
-    def _returning(self, target: str, frontier: Scope) -> sa.Select[Any]:
+    def _returning(self, target: str, frontier: Scope) -> Iterator[sa.Select[Any]]:
         """Withheld entries that wait for a row of `target` which is there, or known to be deleted by now.
 
-        The latter are shown for a moment, and withheld again by the rules of a deleted parent.
+        The latter are shown for a moment, and withheld again by the rules of a deleted parent. Each is
+        asked by itself: joined by OR, MariaDB would ask it of every entry.
         """
         table = self._catalog.tables[target].sql
         key = [table.c[name] for name in self._catalog.tables[target].key]
@@ -141,7 +142,8 @@ class References:
             waits = WITHHELD.c.target_key.in_(there)
         gone = sa.select(TOMBSTONES.c.key).where(TOMBSTONES.c.table == target)
         buried = sa.and_(WITHHELD.c.reason == "missing", WITHHELD.c.target_key.in_(gone))
-        return sa.select(WITHHELD).where(WITHHELD.c.target_table == target, sa.or_(waits, buried))
+        for returns in (waits, buried):
+            yield sa.select(WITHHELD).where(WITHHELD.c.target_table == target, returns)
 
     def _show_values(
         self, connection: sa.Connection, table: Table, values: Mapping[Cell, Any], changed: Scope
@@ -308,15 +310,12 @@ class References:
         else:
             absent = sa.not_(_is_there(reference, other, stated))
         in_key_order = [stated[reference.target_columns.index(name)] for name in parent.key]
-        looked_at = sa.or_(
-            frontier.within(self._keys, child.name, list(key)),
-            frontier.within(self._keys, parent.name, list(in_key_order)),
-        )
-        rows = sa.select(*(raw(self._engine, one) for one in (*key, *in_key_order))).where(
-            *told, looked_at, absent
-        )
-        for row in connection.execute(rows):
-            yield Dangling(reference, tuple(row[: len(key)]), tuple(row[len(key) :]))
+        sides = (child.name, key), (parent.name, in_key_order)
+        rows = sa.select(*(raw(self._engine, one) for one in (*key, *in_key_order))).where(*told, absent)
+        asked = [rows.where(looked_at) for looked_at in frontier.each_within(self._keys, *sides)]
+        # a row may be looked at for its own sake and for its parent's
+        for row in dict.fromkeys(tuple(row) for one in asked for row in connection.execute(one)):
+            yield Dangling(reference, row[: len(key)], row[len(key) :])
 
     def _decide(self, connection: sa.Connection, dangling: list[Dangling]) -> Iterable[Action]:
         deleted = self._deleted(connection, dangling)

@@ -39,8 +39,9 @@ _SETTINGS = {
     "lock_wait_timeout": "5",
     # texts are sorted by all of their bytes
     "max_sort_length": "8388608",
-    # a table derived from many rows is made once, and not anew for each row that it is joined to
-    "optimizer_switch": "'split_materialized=off'",
+    # a table derived from many rows is made once, and not anew for each row that it is joined to; what is
+    # asked whether it EXISTS is looked up, and not listed whole for the sake of a few
+    "optimizer_switch": "'split_materialized=off,exists_to_in=off'",
     # what the server would only remark on is not worth a question: it refuses what it cannot hold
     "max_error_count": "0",
     # seconds: while a page is waited for, nothing is asked of the server
