@@ -522,6 +522,25 @@ async def test_values_sort_as_their_stored_form_does_and_null_comes_last_of_the_
         ]
 
 
+async def test_long_texts_sort_by_what_they_end_in_and_by_as_many_as_a_key_may_have(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    names = [f"text{number}" for number in range(32)]
+    table = sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer), *(sa.Column(n, sa.Text) for n in names))
+    long = "漢" * 20_000
+    rows = [
+        {"id": number, **dict.fromkeys(names, long), "text31": f"{long}{number:03}"} for number in range(30)
+    ]
+    async with connection.begin():
+        await connection.run_sync(table.create)
+        await connection.execute(sa.insert(table), rows[::-1])
+    for count in (1, 2, 32):
+        order = [engine.in_order(table.c[name]) for name in names[-count:]]
+        place = sa.func.row_number().over(order_by=order)
+        found = await run(connection, sa.select(table.c.id, place).order_by(*order))
+        assert found == [(number, number + 1) for number in range(30)]
+
+
 @pytest.mark.parametrize(
     ("name", "left", "right"),
     [

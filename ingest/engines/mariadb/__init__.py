@@ -37,8 +37,10 @@ _SETTINGS = {
     # seconds that we wait for another's lock, on rows and on tables
     "innodb_lock_wait_timeout": "5",
     "lock_wait_timeout": "5",
-    # texts are sorted by all of their bytes
-    "max_sort_length": "8388608",
+    # texts are sorted by their first 64 KB, which is all of a key; the buffer has to have room for 15 rows,
+    # whatever there is in them: these 32 MB do for 32 texts a row, as many as a key has columns at most
+    "max_sort_length": "65536",
+    "sort_buffer_size": "33554432",
     # a table derived from many rows is made once, and not anew for each row that it is joined to; what is
     # asked whether it EXISTS is looked up, and not listed whole for the sake of a few
     "optimizer_switch": "'split_materialized=off,exists_to_in=off'",
