@@ -162,7 +162,8 @@ class MariadbEngine:
             _see_that_it_spells_bytes()
         dialect.ddl_compiler = ddl.Compiler
         dialect.statement_compiler = ddl.StatementCompiler
-        dialect.type_compiler_instance = ddl.TypeCompiler(dialect)
+        # by the second name Alembic knows it, and would find other types in the tables than were made
+        dialect.type_compiler_instance = dialect.type_compiler = ddl.TypeCompiler(dialect)
         self._listen(
             engine.sync_engine,
             f"SET NAMES utf8mb4 COLLATE {COLLATION}",

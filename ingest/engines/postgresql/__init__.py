@@ -119,7 +119,8 @@ class PostgresqlEngine:
             ) from error
         dialect = engine.sync_engine.dialect
         dialect.ddl_compiler = ddl.Compiler
-        dialect.type_compiler_instance = ddl.TypeCompiler(dialect)
+        # by the second name Alembic knows it, and would find other types in the tables than were made
+        dialect.type_compiler_instance = dialect.type_compiler = ddl.TypeCompiler(dialect)
 
         @sa.event.listens_for(engine.sync_engine, "begin")
         def begun(connection: sa.Connection) -> None:
