@@ -114,6 +114,19 @@ async def test_what_one_database_cannot_hold_is_a_dead_letter_in_all(mirror: Mir
     assert (rows[100,]["text"], rows[100,]["binary"]) == (text, binary)
 
 
+async def test_json_goes_as_deep_as_it_is_told(mirror: Mirrored, tmp_path: Path) -> None:
+    deep: Any = "the end"
+    for level in range(100):
+        deep = [deep] if level % 2 else {"in": deep}
+    records = [{"id": 1, "json": deep}, {"id": 2, "json": deep, "owner_id": 7}]
+    pages = [page(1, "things", records), page(2, "owners", [{"id": 7}]), page(3, "things", records)]
+    counts = [await mirror.load_and_settle([one]) for one in pages]
+    assert [(one.written, one.kept, one.rejected) for one, _ in counts] == [(2, 0, 0), (1, 0, 0), (0, 2, 0)]
+    assert await digest_of(mirror) == (await in_sqlite(tmp_path / "file", *pages))[1]
+    async with AsyncSession(mirror.connection) as session:
+        assert [one.json for one in await session.scalars(sa.select(Thing))] == [deep, deep]
+
+
 async def test_rows_kept_aside_come_back_as_they_were(mirror: Mirrored, tmp_path: Path) -> None:
     records, _ = everything()
     waiting = [{**one, "owner_id": 7} for one in records]

@@ -336,12 +336,10 @@ class MariadbEngine:
         return sa.Table(fitting(name, _NAME), sa.MetaData(), *plainly, prefixes=["OR REPLACE TEMPORARY"])
 
     def _unchecked(self, type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
-        """The same type without what hangs on it: a CHECK, an enum's values, JSON's own."""
+        """The same type without what hangs on it: a CHECK, an enum's values."""
         here = plain(type_, self.dialect)
         if isinstance(here, sa.Enum):
             return sa.String(here.length)
-        if isinstance(here, sa.JSON):
-            return sa.Text()
         return sa.Boolean(create_constraint=False) if isinstance(here, sa.Boolean) else type_
 
     def clear(self, connection: sa.Connection, table: sa.Table) -> None:

@@ -98,6 +98,10 @@ class TypeCompiler(MySQLTypeCompiler):
         # programs that take a column for one write and read the same text
         return "CHAR(36)"
 
+    def visit_JSON(self, type_: Any, **kw: Any) -> str:
+        # the server's own is the same, with a CHECK that takes no more than 32 levels for JSON
+        return "LONGTEXT"
+
     def visit_VARCHAR(self, type_: Any, **kw: Any) -> str:
         return super().visit_VARCHAR(type_, **kw) if type_.length is not None else self._long(type_)
 
