@@ -79,22 +79,19 @@ class Database:
 
     async def _once(self, work: Callable[[sa.Connection], tuple[bool, T]]) -> T:
         transaction = await self._connection.begin()
+        # a row's own violation is dealt with where it is written
+        violated: type[Stop] = Stop
         try:
             keep, result = await self._connection.run_sync(self._guarded, work)
+            # what was proven a moment before: another program writes to these tables
+            violated = NotProven
+            await (transaction.commit() if keep else transaction.rollback())
         except BaseException as error:
+            # also after a commit that failed: until then no other transaction can begin
             await transaction.rollback()
             if isinstance(error, sa.exc.IntegrityError):
-                # a row's own violation is dealt with where it is written
-                raise self._in_the_way(error, Stop) from error
+                raise self._in_the_way(error, violated) from error
             raise
-        if not keep:
-            await transaction.rollback()
-            return result
-        try:
-            await transaction.commit()
-        except sa.exc.IntegrityError as error:
-            # what was proven a moment before: another program writes to these tables
-            raise self._in_the_way(error, NotProven) from error
         return result
 
     def _in_the_way(self, error: sa.exc.IntegrityError, kind: type[Stop]) -> Stop:
