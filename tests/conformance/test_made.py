@@ -1,4 +1,4 @@
-"""Tables as they were made are those of their models: nothing is found to be put right in them."""
+"""Tables as we make them are those of their models; those that somebody else made are put right first."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import schema.matrix.models
 from ingest import ledger
 from ingest.catalog import read_catalog
 from ingest.engines import engine_for
+from ingest.errors import Stop
 from ingest.migrations import runner
 from ingest.migrations.lineage import Lineage
 from tests.databases import KINDS, TestDatabase
@@ -86,4 +87,57 @@ async def test_a_foreign_key_that_does_something_else_is_a_difference(
 
     async with engine.writer() as connection, connection.begin():
         assert await connection.run_sync(make) == ["remove", "add"]
+    await engine.close()
+
+
+#: as somebody else may have made them
+FOREIGN = """
+CREATE TABLE kinds (code VARCHAR(20) PRIMARY KEY, weight FLOAT UNIQUE) COLLATE utf8mb4_general_ci;
+CREATE TABLE `odd ``things` (
+    id INT PRIMARY KEY, code VARCHAR(20) NOT NULL, weight FLOAT, moment DATETIME,
+    CONSTRAINT `a ``key` FOREIGN KEY (code) REFERENCES kinds (code) ON DELETE CASCADE,
+    FOREIGN KEY (weight) REFERENCES kinds (weight) ON DELETE SET NULL ON UPDATE CASCADE
+) COLLATE utf8mb4_general_ci;
+CREATE TABLE old (id INT PRIMARY KEY) ENGINE=MyISAM;
+INSERT INTO kinds VALUES ('a', 1.5);
+INSERT INTO `odd ``things` VALUES (1, 'a', 1.5, '2024-01-01')
+"""
+
+
+async def test_what_mends_tables_that_will_not_do_can_be_carried_out_as_it_is_said(
+    mariadb: TestDatabase,
+) -> None:
+    metadata = sa.MetaData()
+    kinds = sa.Table(
+        "kinds",
+        metadata,
+        sa.Column("code", sa.String(20), primary_key=True),
+        sa.Column("weight", sa.Float, unique=True),
+    )
+    things = sa.Table(
+        "odd `things",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("code", sa.ForeignKey(kinds.c.code)),
+        sa.Column("weight", sa.ForeignKey(kinds.c.weight)),
+        sa.Column("moment", sa.DateTime),
+    )
+    tables = [kinds, things, sa.Table("old", metadata, sa.Column("id", sa.Integer, primary_key=True))]
+    for statement in FOREIGN.split(";"):
+        mariadb.admin(statement)
+    engine = engine_for(mariadb.url)
+
+    def keys(connection: sa.Connection) -> list[object]:
+        return sorted(sa.inspect(connection).get_foreign_keys(things.name), key=str)
+
+    async with engine.writer() as connection:
+        async with connection.begin():
+            before = await connection.run_sync(keys)
+            with pytest.raises(Stop) as stopped:
+                await connection.run_sync(engine.prepare, tables)
+        for statement in (stopped.value.hint or "").split("; "):
+            mariadb.admin(statement)
+        async with connection.begin():
+            await connection.run_sync(engine.prepare, tables)
+            assert await connection.run_sync(keys) == before
     await engine.close()
