@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import ingest.engines
 from ingest.engines import Engine, engine_for
+from ingest.engines import mariadb as mariadb_engine
 from ingest.engines.base import PutOff
 from ingest.errors import ConfigError, Stop
 from ingest.form import stored
@@ -222,6 +223,23 @@ async def test_a_reader_writes_nothing(engine: Engine, connection: AsyncConnecti
         async with engine.reader() as reader:
             await run(reader, sa.insert(LINKS).values(id=1))
     assert await run(connection, sa.select(LINKS)) == []
+
+
+async def test_a_mariadb_that_is_too_old_is_refused_and_the_oldest_is_the_readmes(
+    mariadb: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest = ".".join(map(str, mariadb_engine._OLDEST))
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"| {oldest} or later |" in readme
+    engine = engine_for(mariadb.url)
+    async with engine.writer():
+        # what makes an older server too old
+        assert engine.dialect.supports_native_uuid
+        assert mariadb_engine._OLDEST >= (10, 7)
+    monkeypatch.setattr(mariadb_engine, "_OLDEST", (99, 1))
+    with pytest.raises(Stop, match=r"its version is 1.*a mirror needs MariaDB with 99\.1 or later"):
+        await engine.create()
+    await engine.close()
 
 
 async def test_a_database_that_is_none_stops_the_run_with_a_hint(tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ from ingest.form import plain
 
 #: the drivers there are, the preferred one first
 _DRIVERS = ("asyncmy", "aiomysql")
-#: the oldest server that has all we ask of it, and the page that the ledger's keys need
-_OLDEST, _PAGE = (10, 6), 16_384
+#: the oldest server on which SQLAlchemy spells a UUID with its hyphens, in our programs and in others; what
+#: else we ask of one is older. And the page that the ledger's keys need
+_OLDEST, _PAGE = (10, 7), 16_384
 #: what cannot be stored is refused and never bent, and 0 is a key like any other
 _MODE = "STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO"
 #: of every session
@@ -93,7 +94,7 @@ class MariadbEngine:
         async with self.reader() as connection:
             version = connection.dialect.server_version_info or ()
             if version < _OLDEST:
-                raise self._unfit(f"its version is {'.'.join(map(str, version))}", "10.6 or later")
+                raise self._unfit(f"its version is {_dotted(version)}", f"{_dotted(_OLDEST)} or later")
             asked = (
                 "SELECT COUNT(*) FROM information_schema.engines WHERE engine = 'InnoDB' AND support <> 'NO'"
             )
@@ -130,7 +131,7 @@ class MariadbEngine:
         except sa.exc.InvalidRequestError as error:
             if opened:
                 raise
-            raise self._unfit("it is not MariaDB", "10.6 or later") from error
+            raise self._unfit("it is not MariaDB", f"{_dotted(_OLDEST)} or later") from error
         except (sa.exc.DBAPIError, OSError) as error:
             if isinstance(error, sa.exc.IntegrityError) or (opened and isinstance(error, OSError)):
                 raise
@@ -385,6 +386,10 @@ class MariadbEngine:
     async def close(self) -> None:
         await self._writer.dispose()
         await self._reader.dispose()
+
+
+def _dotted(version: Sequence[Any]) -> str:
+    return ".".join(map(str, version))
 
 
 def _see_that_it_spells_bytes() -> None:
