@@ -450,22 +450,28 @@ class References:
                 continue
             table = self._catalog.tables[name]
             key = [table.sql.c[part] for part in table.key]
-            wanted = [
-                sa.not_(is_in(list(key), _stated_targets(self._catalog.tables[one.table], one, table)))
-                for one in holding
-            ]
-            idle = sa.select(*(raw(self._engine, part) for part in key)).where(
+            stubs = sa.select(*(raw(self._engine, part) for part in key)).where(
                 table.sql.c.ingest_stamp == 0,
                 table.sql.c.ingest_version == LOWEST_VERSION,
                 scope.within(self._keys, name, list(key)),
-                *wanted,
             )
-            dropped.add(name, [tuple(row) for row in connection.execute(idle)])
+            idle = {tuple(row) for row in connection.execute(stubs)}
+            if self._keys.fill(connection, name, idle):
+                dropped.add(name, idle.difference(*(self._wanted(connection, one) for one in holding)))
         for name in dropped.tables:
             table, keys = self._catalog.tables[name], dropped.keys(name) or ()
             counts.stubs_removed += self._keys.fill(connection, name, keys)
             self._leaving.remove(connection, table, self._filled(table))
         return dropped
+
+    def _wanted(self, connection: sa.Connection, reference: Reference) -> set[Key]:
+        """Those of the keys last filled in for its target that a reference leads to."""
+        child, parent = self._catalog.tables[reference.table], self._catalog.tables[reference.target]
+        stated = [child.sql.c[reference.columns[reference.target_columns.index(name)]] for name in parent.key]
+        rows = sa.select(*(raw(self._engine, one) for one in stated)).where(
+            is_here(child.sql), self._keys.among(parent.name, stated)
+        )
+        return {tuple(row) for row in connection.execute(rows.distinct())}
 
     def _fresh(self, table: Table) -> dict[str, Any]:
         """What a row has in the columns that nobody stated."""
@@ -502,11 +508,6 @@ def _is_there(
     """True where the parent has a row that `stated`, in the order of the reference's columns, names."""
     pairs = zip(stated, reference.target_columns, strict=True)
     return sa.exists().where(*(parent.c[theirs] == ours for ours, theirs in pairs), is_here(parent))
-
-
-def _stated_targets(child: Table, reference: Reference, parent: Table) -> sa.Select[Any]:
-    columns = [child.sql.c[reference.columns[reference.target_columns.index(name)]] for name in parent.key]
-    return sa.select(*columns).where(is_here(child.sql), *(column.is_not(None) for column in columns))
 
 
 def _json(value: Any) -> str:
