@@ -22,6 +22,8 @@ from ingest.window import build, enforce
 T = TypeVar("T")
 #: seconds between two tries of a transaction that others were in the way of
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
+#: characters of a statement that tell which one it was
+_STATEMENT = 100
 
 
 class Database:
@@ -75,33 +77,45 @@ class Database:
                     raise
             # others were in the way: they have had their turn, and all of ours was undone
             await self._clock.sleep(pause)
-        return await self._once(work)
+        try:
+            return await self._once(work)
+        except sa.exc.DBAPIError as error:
+            if not self.engine.passing(error):
+                raise
+            raise await self._still_in_the_way(error) from error
 
     async def _once(self, work: Callable[[sa.Connection], tuple[bool, T]]) -> T:
         transaction = await self._connection.begin()
+        # a row's own violation is dealt with where it is written
+        violated: type[Stop] = Stop
         try:
             keep, result = await self._connection.run_sync(self._guarded, work)
+            # what was proven a moment before: another program writes to these tables
+            violated = NotProven
+            await (transaction.commit() if keep else transaction.rollback())
         except BaseException as error:
+            # also after a commit that failed: until then no other transaction can begin
             await transaction.rollback()
             if isinstance(error, sa.exc.IntegrityError):
-                # a row's own violation is dealt with where it is written
-                raise self._in_the_way(error, Stop) from error
+                raise self._in_the_way(error, violated) from error
             raise
-        if not keep:
-            await transaction.rollback()
-            return result
-        try:
-            await transaction.commit()
-        except sa.exc.IntegrityError as error:
-            # what was proven a moment before: another program writes to these tables
-            raise self._in_the_way(error, NotProven) from error
         return result
 
     def _in_the_way(self, error: sa.exc.IntegrityError, kind: type[Stop]) -> Stop:
         """Something of another program's: a table outside the mirror that refers to its rows, say."""
-        said = str(error.orig).partition("\n")[0].rpartition(">: ")[2]
         hint = "nothing was written; another program's table or rows are in the way"
-        return kind(said, where=self.engine.place, hint=hint)
+        return kind(_said(error), where=self.engine.place, hint=hint)
+
+    async def _still_in_the_way(self, error: sa.exc.DBAPIError) -> Stop:
+        """What it was that others did not let us do, and who they are."""
+        tables = [table.sql for table in self.catalog.tables.values()]
+        holders = await self._read(lambda connection: self.engine.holders(connection, tables))
+        statement = " ".join((error.statement or "").split())
+        if len(statement) > _STATEMENT:
+            statement = f"{statement[:_STATEMENT]}…"
+        told = "; ".join([f"{_said(error)} ({statement})", *holders])
+        hint = "the run goes on from here when it is put right"
+        return Stop(told, where=self.engine.place, hint=hint)
 
     async def take_lock(self, *, since: str) -> None:
         """Become the one writer; LockHeld when somebody else is."""
@@ -142,6 +156,12 @@ class Database:
         if self.epoch is not None:
             lock.check(connection, self.epoch)
         return work(connection)
+
+
+def _said(error: sa.exc.DBAPIError) -> str:
+    """What went wrong, without the values of a row, which stand below."""
+    told = getattr(error.orig, "args", None) or (error.orig,)
+    return str(told[-1]).partition("\n")[0].rpartition(">: ")[2]
 
 
 async def to_its_end(transaction: Coroutine[Any, Any, T]) -> T:

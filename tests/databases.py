@@ -157,7 +157,7 @@ class PostgreSQL(Server):
 
 
 class MariaDB(Server):
-    """MariaDB 10.5 or later."""
+    """MariaDB 10.7 or later."""
 
     kind = "mariadb"
     driver = "pymysql"

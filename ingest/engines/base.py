@@ -180,6 +180,10 @@ class Engine(Protocol):
         """True when the same transaction may succeed if it is tried again: a deadlock, say."""
         ...
 
+    def holders(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
+        """Who else has locks on these tables just now, in words; nobody where that is not to be known."""
+        ...
+
     async def close(self) -> None:
         """Let go of every connection."""
         ...

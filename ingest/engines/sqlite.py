@@ -244,6 +244,9 @@ class SqliteEngine:
     def passing(self, error: sa.exc.DBAPIError) -> bool:
         return False
 
+    def holders(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
+        return []
+
     async def close(self) -> None:
         await self._writer.dispose()
         await self._reader.dispose()

@@ -349,16 +349,16 @@ class Store:
         new, old = self._batches[table.name], table.sql
         touch(connection, self.engine, table.name, sa.select(self._json(new, table.key)))
         touch_keys(connection, self.engine, table.name, map(dump_key, removed))
-        self.keys.fill(connection, table.name, removed)
         key = [old.c[name] for name in table.key]
-        changing = is_in(key, sa.select(*(new.c[name] for name in table.key)))
+        # asked one by one: joined by OR, most databases would go through the whole table
+        changing = [is_in(key, sa.select(*(new.c[name] for name in table.key)))]
+        if self.keys.fill(connection, table.name, removed):
+            changing.append(self.keys.among(table.name, key))
         for columns, target in watched:
-            before = sa.select(self._json(old, columns)).where(
-                sa.or_(changing, self.keys.among(table.name, key)), _all_set(old, columns)
-            )
+            before = sa.select(self._json(old, columns)).where(_all_set(old, columns))
             after = sa.select(self._json(new, columns)).where(_all_set(new, columns))
-            touch(connection, self.engine, target, before)
-            touch(connection, self.engine, target, after)
+            for stated in (*(before.where(one) for one in changing), after):
+                touch(connection, self.engine, target, stated)
 
     def _json(self, table: sa.Table, columns: Iterable[str]) -> sa.ColumnElement[str]:
         return self.engine.key_json([table.c[name] for name in columns]).label("key")

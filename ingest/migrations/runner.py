@@ -21,6 +21,9 @@ from alembic.script import ScriptDirectory
 from ingest.errors import Stop
 from ingest.migrations.lineage import Lineage, Revision
 
+#: how a server without booleans spells what a model's default says
+_NUMBERS = {"false": "0", "true": "1"}
+
 
 def run(connection: sa.Connection, lineage: Lineage, to: str = "head") -> list[Revision]:
     """Take the tables up or down to a revision, `head` or `base`; the revisions that were done, or undone."""
@@ -56,8 +59,11 @@ def differences(connection: sa.Connection, lineage: Lineage) -> list[str]:
         # the database is shared: with the ledger, with other systems, with whatever people add
         return kind != "table" or name in tables
 
-    context = _context(connection, lineage, compare_type=True, compare_server_default=True, include_name=ours)
-    return [_said(change) for change in _flat(compare_metadata(context, lineage.target))]  # type: ignore[arg-type]
+    context = _context(
+        connection, lineage, compare_type=True, compare_server_default=_default_differs, include_name=ours
+    )
+    changes = list(_flat(compare_metadata(context, lineage.target)))  # type: ignore[arg-type]
+    return [_said(change) for change in _but_for_waiting(changes)]
 
 
 def _context(connection: sa.Connection, lineage: Lineage, **options: Any) -> MigrationContext:
@@ -83,6 +89,25 @@ def _give(module: ModuleType, op: Operations) -> None:
 def _cause(error: Exception) -> str:
     original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     return f"{type(original).__name__}: {original}"
+
+
+def _default_differs(*compared: Any) -> bool | None:
+    """False for a default that a server without booleans spells as a number; else it is Alembic's to say."""
+    *_, there, _stated, meant = compared
+    return False if there and _NUMBERS.get(meant) == there else None
+
+
+def _but_for_waiting(changes: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The changes, but for foreign keys that only can wait where the models do not say so: an engine's do."""
+    gone, new = ({_rule_of(one[-1]) for one in changes if one[0] == kind} for kind in ("remove_fk", "add_fk"))
+    same = gone & new
+    return [one for one in changes if not (one[0].endswith("_fk") and _rule_of(one[-1]) in same)]
+
+
+def _rule_of(key: sa.ForeignKeyConstraint) -> tuple[Any, ...]:
+    """What a foreign key says, whenever it is checked."""
+    pairs = frozenset((one.parent.name, one.target_fullname) for one in key.elements)
+    return key.parent.name, pairs, *((rule or "NO ACTION").upper() for rule in (key.ondelete, key.onupdate))
 
 
 def _flat(changes: Iterable[Any]) -> Iterator[tuple[Any, ...]]:

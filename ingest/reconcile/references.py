@@ -10,7 +10,7 @@ hold, whatever came in which order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -103,7 +103,7 @@ class References:
         frontier.fill(connection, self._keys)
         values: dict[str, dict[Cell, Any]] = {}
         rows: dict[str, set[Key]] = {}
-        returning = [self._returning(target, frontier) for target in frontier.tables]
+        returning = [one for target in frontier.tables for one in self._returning(target, frontier)]
         # another row of the table may have made room
         refused = sa.and_(WITHHELD.c.reason == "refused", WITHHELD.c.table.in_(frontier.tables))
         returning.append(sa.select(WITHHELD).where(refused))
@@ -120,10 +120,11 @@ class References:
             counts.restored += self._show_rows(connection, self._catalog.tables[name], keys, changed)
         return changed
 
-    def _returning(self, target: str, frontier: Scope) -> sa.Select[Any]:
+    def _returning(self, target: str, frontier: Scope) -> Iterator[sa.Select[Any]]:
         """Withheld entries that wait for a row of `target` which is there, or known to be deleted by now.
 
-        The latter are shown for a moment, and withheld again by the rules of a deleted parent.
+        The latter are shown for a moment, and withheld again by the rules of a deleted parent. Each is
+        asked by itself: joined by OR, MariaDB would ask it of every entry.
         """
         table = self._catalog.tables[target].sql
         key = [table.c[name] for name in self._catalog.tables[target].key]
@@ -141,7 +142,8 @@ class References:
             waits = WITHHELD.c.target_key.in_(there)
         gone = sa.select(TOMBSTONES.c.key).where(TOMBSTONES.c.table == target)
         buried = sa.and_(WITHHELD.c.reason == "missing", WITHHELD.c.target_key.in_(gone))
-        return sa.select(WITHHELD).where(WITHHELD.c.target_table == target, sa.or_(waits, buried))
+        for returns in (waits, buried):
+            yield sa.select(WITHHELD).where(WITHHELD.c.target_table == target, returns)
 
     def _show_values(
         self, connection: sa.Connection, table: Table, values: Mapping[Cell, Any], changed: Scope
@@ -308,15 +310,12 @@ class References:
         else:
             absent = sa.not_(_is_there(reference, other, stated))
         in_key_order = [stated[reference.target_columns.index(name)] for name in parent.key]
-        looked_at = sa.or_(
-            frontier.within(self._keys, child.name, list(key)),
-            frontier.within(self._keys, parent.name, list(in_key_order)),
-        )
-        rows = sa.select(*(raw(self._engine, one) for one in (*key, *in_key_order))).where(
-            *told, looked_at, absent
-        )
-        for row in connection.execute(rows):
-            yield Dangling(reference, tuple(row[: len(key)]), tuple(row[len(key) :]))
+        sides = (child.name, key), (parent.name, in_key_order)
+        rows = sa.select(*(raw(self._engine, one) for one in (*key, *in_key_order))).where(*told, absent)
+        asked = [rows.where(looked_at) for looked_at in frontier.each_within(self._keys, *sides)]
+        # a row may be looked at for its own sake and for its parent's
+        for row in dict.fromkeys(tuple(row) for one in asked for row in connection.execute(one)):
+            yield Dangling(reference, row[: len(key)], row[len(key) :])
 
     def _decide(self, connection: sa.Connection, dangling: list[Dangling]) -> Iterable[Action]:
         deleted = self._deleted(connection, dangling)
@@ -451,22 +450,28 @@ class References:
                 continue
             table = self._catalog.tables[name]
             key = [table.sql.c[part] for part in table.key]
-            wanted = [
-                sa.not_(is_in(list(key), _stated_targets(self._catalog.tables[one.table], one, table)))
-                for one in holding
-            ]
-            idle = sa.select(*(raw(self._engine, part) for part in key)).where(
+            stubs = sa.select(*(raw(self._engine, part) for part in key)).where(
                 table.sql.c.ingest_stamp == 0,
                 table.sql.c.ingest_version == LOWEST_VERSION,
                 scope.within(self._keys, name, list(key)),
-                *wanted,
             )
-            dropped.add(name, [tuple(row) for row in connection.execute(idle)])
+            idle = {tuple(row) for row in connection.execute(stubs)}
+            if self._keys.fill(connection, name, idle):
+                dropped.add(name, idle.difference(*(self._wanted(connection, one) for one in holding)))
         for name in dropped.tables:
             table, keys = self._catalog.tables[name], dropped.keys(name) or ()
             counts.stubs_removed += self._keys.fill(connection, name, keys)
             self._leaving.remove(connection, table, self._filled(table))
         return dropped
+
+    def _wanted(self, connection: sa.Connection, reference: Reference) -> set[Key]:
+        """Those of the keys last filled in for its target that a reference leads to."""
+        child, parent = self._catalog.tables[reference.table], self._catalog.tables[reference.target]
+        stated = [child.sql.c[reference.columns[reference.target_columns.index(name)]] for name in parent.key]
+        rows = sa.select(*(raw(self._engine, one) for one in stated)).where(
+            is_here(child.sql), self._keys.among(parent.name, stated)
+        )
+        return {tuple(row) for row in connection.execute(rows.distinct())}
 
     def _fresh(self, table: Table) -> dict[str, Any]:
         """What a row has in the columns that nobody stated."""
@@ -503,11 +508,6 @@ def _is_there(
     """True where the parent has a row that `stated`, in the order of the reference's columns, names."""
     pairs = zip(stated, reference.target_columns, strict=True)
     return sa.exists().where(*(parent.c[theirs] == ours for ours, theirs in pairs), is_here(parent))
-
-
-def _stated_targets(child: Table, reference: Reference, parent: Table) -> sa.Select[Any]:
-    columns = [child.sql.c[reference.columns[reference.target_columns.index(name)]] for name in parent.key]
-    return sa.select(*columns).where(is_here(child.sql), *(column.is_not(None) for column in columns))
 
 
 def _json(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -74,6 +74,17 @@ class Scope:
         if self.keys(table) is None:
             return sa.true()
         return keys.among(table, columns) if table in self else sa.false()
+
+    def each_within(
+        self, keys: Keys, *sides: tuple[str, Sequence[sa.ColumnElement[Any]]]
+    ) -> list[sa.ColumnElement[bool]]:
+        """What is `within` on one side or another, to be asked one by one; none where nothing is looked at.
+
+        Each is looked up by its own index. Joined by OR, most databases would go through the whole table.
+        """
+        if any(self.keys(table) is None for table, _ in sides):
+            return [sa.true()]
+        return [keys.among(table, columns) for table, columns in sides if table in self]
 
     def remember(self, connection: sa.Connection, engine: Engine) -> None:
         """Write the keys to the ledger's `touched`."""

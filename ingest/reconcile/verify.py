@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Derived, Reference
 from ingest.engines.base import Engine
-from ingest.keys import Keys
+from ingest.keys import Keys, is_in
 from ingest.ledger import LOADS, PAGES, REOPENED
 from ingest.reconcile.derived import as_of
 from ingest.reconcile.scope import Scope
@@ -35,14 +35,11 @@ class Proof:
         child, parent = self._catalog.tables[one.table], self._catalog.tables[one.target]
         stated = [child.sql.c[one.columns[one.target_columns.index(name)]] for name in parent.key]
         key = [child.sql.c[name] for name in child.key]
-        looked_at = sa.or_(
-            scope.within(self._keys, child.name, list(key)),
-            scope.within(self._keys, parent.name, list(stated)),
-        )
-        wanted = sa.select(*stated).where(*(column.is_not(None) for column in stated), looked_at)
-        there = sa.select(*(parent.sql.c[name] for name in parent.key))
-        dangling = sa.except_(wanted, there).subquery()
-        count = connection.scalar(sa.select(sa.func.count()).select_from(dangling)) or 0
+        told = sa.select(*stated).where(*(column.is_not(None) for column in stated))
+        sides = (child.name, key), (parent.name, stated)
+        wanted = [told.where(looked_at) for looked_at in scope.each_within(self._keys, *sides)]
+        whole = None in (scope.keys(child.name), scope.keys(parent.name))
+        count = _absent(connection, wanted, [parent.sql.c[name] for name in parent.key], whole=whole)
         return ReferenceProof(table=one.table, columns=one.columns, target=one.target, dangling=count)
 
     def derived(self, connection: sa.Connection, scope: Scope) -> tuple[DerivedProof, ...]:
@@ -136,6 +133,18 @@ class Proof:
         if one.where is not None:
             conditions.append(as_of(one.where, child))
         return conditions
+
+
+def _absent(
+    connection: sa.Connection, wanted: list[sa.Select[Any]], key: list[sa.Column[Any]], *, whole: bool
+) -> int:
+    """How many of the wanted keys are not there."""
+    if not wanted:
+        return 0
+    asked, there = sa.select(sa.union(*wanted).cte("wanted")), sa.select(*key)
+    # of a whole table all keys are wanted anyway
+    dangling = sa.except_(asked, there if whole else there.where(is_in(key, asked))).subquery()
+    return connection.scalar(sa.select(sa.func.count()).select_from(dangling)) or 0
 
 
 def accounting(connection: sa.Connection) -> list[str]:

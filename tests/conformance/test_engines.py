@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import ingest.engines
 from ingest.engines import Engine, engine_for
+from ingest.engines import mariadb as mariadb_engine
 from ingest.engines.base import PutOff
 from ingest.errors import ConfigError, Stop
 from ingest.form import stored
@@ -222,6 +223,23 @@ async def test_a_reader_writes_nothing(engine: Engine, connection: AsyncConnecti
         async with engine.reader() as reader:
             await run(reader, sa.insert(LINKS).values(id=1))
     assert await run(connection, sa.select(LINKS)) == []
+
+
+async def test_a_mariadb_that_is_too_old_is_refused_and_the_oldest_is_the_readmes(
+    mariadb: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest = ".".join(map(str, mariadb_engine._OLDEST))
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"| {oldest} or later |" in readme
+    engine = engine_for(mariadb.url)
+    async with engine.writer():
+        # what makes an older server too old
+        assert engine.dialect.supports_native_uuid
+        assert mariadb_engine._OLDEST >= (10, 7)
+    monkeypatch.setattr(mariadb_engine, "_OLDEST", (99, 1))
+    with pytest.raises(Stop, match=r"its version is 1.*a mirror needs MariaDB with 99\.1 or later"):
+        await engine.create()
+    await engine.close()
 
 
 async def test_a_database_that_is_none_stops_the_run_with_a_hint(tmp_path: Path) -> None:
@@ -574,6 +592,25 @@ async def test_values_sort_as_their_stored_form_does_and_null_comes_last_of_the_
         assert await run(connection, there.where(engine.in_order(column) == greatest.scalar_subquery())) == [
             (values[-1],)
         ]
+
+
+async def test_long_texts_sort_by_what_they_end_in_and_by_as_many_as_a_key_may_have(
+    engine: Engine, connection: AsyncConnection
+) -> None:
+    names = [f"text{number}" for number in range(32)]
+    table = sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer), *(sa.Column(n, sa.Text) for n in names))
+    long = "漢" * 20_000
+    rows = [
+        {"id": number, **dict.fromkeys(names, long), "text31": f"{long}{number:03}"} for number in range(30)
+    ]
+    async with connection.begin():
+        await connection.run_sync(table.create)
+        await connection.execute(sa.insert(table), rows[::-1])
+    for count in (1, 2, 32):
+        order = [engine.in_order(table.c[name]) for name in names[-count:]]
+        place = sa.func.row_number().over(order_by=order)
+        found = await run(connection, sa.select(table.c.id, place).order_by(*order))
+        assert found == [(number, number + 1) for number in range(30)]
 
 
 @pytest.mark.parametrize(

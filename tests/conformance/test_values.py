@@ -73,7 +73,8 @@ async def test_every_value_has_one_stored_form(mirror: Mirrored, tmp_path: Path)
     assert (counts.rejected, proven.holds) == (0, True)
     rows, expected = await in_sqlite(tmp_path / "file", *pages)
     for key, row in (await mirror.rows("things")).items():
-        assert row == rows[key] | {"json": row["json"]}, key
+        # by its spelling, which goes into keys and the ledger: 5 is not 5.0 there; but some keep a float's -0
+        assert repr(row).replace("-0.0", "0.0") == repr(rows[key] | {"json": row["json"]}), key
     assert await digest_of(mirror) == expected
 
 
@@ -112,6 +113,19 @@ async def test_what_one_database_cannot_hold_is_a_dead_letter_in_all(mirror: Mir
     assert [one["ordinal"] for one in letters] == list(range(len(records)))
     rows = await mirror.rows("things")
     assert (rows[100,]["text"], rows[100,]["binary"]) == (text, binary)
+
+
+async def test_json_goes_as_deep_as_it_is_told(mirror: Mirrored, tmp_path: Path) -> None:
+    deep: Any = "the end"
+    for level in range(100):
+        deep = [deep] if level % 2 else {"in": deep}
+    records = [{"id": 1, "json": deep}, {"id": 2, "json": deep, "owner_id": 7}]
+    pages = [page(1, "things", records), page(2, "owners", [{"id": 7}]), page(3, "things", records)]
+    counts = [await mirror.load_and_settle([one]) for one in pages]
+    assert [(one.written, one.kept, one.rejected) for one, _ in counts] == [(2, 0, 0), (1, 0, 0), (0, 2, 0)]
+    assert await digest_of(mirror) == (await in_sqlite(tmp_path / "file", *pages))[1]
+    async with AsyncSession(mirror.connection) as session:
+        assert [one.json for one in await session.scalars(sa.select(Thing))] == [deep, deep]
 
 
 async def test_rows_kept_aside_come_back_as_they_were(mirror: Mirrored, tmp_path: Path) -> None:

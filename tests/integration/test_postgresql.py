@@ -40,7 +40,9 @@ CONSTRAINTS = """
     FROM pg_constraint WHERE connamespace = current_schema()::regnamespace ORDER BY 1, 2
 """
 INDEXES = """
-    SELECT tablename, indexname, indexdef, indisvalid, obj_description(indexrelid, 'pg_class')
+    SELECT tablename, indexname, indexdef, indisvalid, tablespace,
+           ARRAY(SELECT attstattarget::int FROM pg_attribute WHERE attrelid = indexrelid ORDER BY attnum),
+           obj_description(indexrelid, 'pg_class')
     FROM pg_indexes JOIN pg_index ON indexrelid = format('%I.%I', schemaname, indexname)::regclass
     WHERE schemaname = current_schema() ORDER BY 1, 2
 """
@@ -166,6 +168,7 @@ NAMES_OF_INDEXES = """
 OWN = (
     'CREATE INDEX by_words ON messages (lower(text) COLLATE "C" DESC NULLS LAST) INCLUDE (id)'
     " WITH (fillfactor=70)",
+    "ALTER INDEX by_words ALTER COLUMN 1 SET STATISTICS 1000",
     "CREATE INDEX by_hash ON messages USING hash (text)",
     "CREATE INDEX of_some ON users (score) WHERE active AND score > 0.5",
     "CREATE UNIQUE INDEX of_mail ON users (email) NULLS NOT DISTINCT WHERE email IS NOT NULL",
@@ -218,6 +221,29 @@ ODD_OBJECTS: dict[str, str] = {
         "ALTER TABLE messages ADD CONSTRAINT loose FOREIGN KEY (sender_id) REFERENCES users NOT ENFORCED"
     ),
 }
+
+
+async def test_an_index_stays_in_its_tablespace(
+    mirror: Mirror, truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mirror.make_tables()
+    name, server = mirror.database.name, mirror.database.server
+    with closing(server.connect()) as admin:
+        admin.execute("SET allow_in_place_tablespaces = on")
+        for place in (name, f"{name} closed"):
+            admin.execute(f"CREATE TABLESPACE \"{place}\" LOCATION ''")
+    server.run(f"GRANT CREATE ON TABLESPACE {name} TO {name}")
+    mirror.do(f"ALTER INDEX ix_messages_sender_id SET TABLESPACE {name}")
+    # one that nobody but the superuser could build there again
+    mirror.database.admin(f'ALTER INDEX ix_messages_conversation_id SET TABLESPACE "{name} closed"')
+    before = mirror.catalog()
+    in_bulk(monkeypatch)
+    async with Upstream(mirror.setup.source, truth) as up:
+        assert_adds_up(await mirror.sync(up))
+    assert mirror.catalog() == before
+    mirror.do("DROP INDEX ix_messages_sender_id, ix_messages_conversation_id")
+    for place in (name, f"{name} closed"):
+        server.run(f'DROP TABLESPACE "{place}"')
 
 
 BROKEN: dict[tuple[str, ...], str] = {}

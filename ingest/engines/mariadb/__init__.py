@@ -27,8 +27,9 @@ from ingest.form import plain
 
 #: the drivers there are, the preferred one first
 _DRIVERS = ("asyncmy", "aiomysql")
-#: the oldest server that has all we ask of it, and the page that the ledger's keys need
-_OLDEST, _PAGE = (10, 6), 16_384
+#: the oldest server on which SQLAlchemy spells a UUID with its hyphens, in our programs and in others; what
+#: else we ask of one is older. And the page that the ledger's keys need
+_OLDEST, _PAGE = (10, 7), 16_384
 #: what cannot be stored is refused and never bent, and 0 is a key like any other
 _MODE = "STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO"
 #: of every session
@@ -37,10 +38,13 @@ _SETTINGS = {
     # seconds that we wait for another's lock, on rows and on tables
     "innodb_lock_wait_timeout": "5",
     "lock_wait_timeout": "5",
-    # texts are sorted by all of their bytes
-    "max_sort_length": "8388608",
-    # a table derived from many rows is made once, and not anew for each row that it is joined to
-    "optimizer_switch": "'split_materialized=off'",
+    # texts are sorted by their first 64 KB, which is all of a key; the buffer has to have room for 15 rows,
+    # whatever there is in them: these 32 MB do for 32 texts a row, as many as a key has columns at most
+    "max_sort_length": "65536",
+    "sort_buffer_size": "33554432",
+    # a table derived from many rows is made once, and not anew for each row that it is joined to; what is
+    # asked whether it EXISTS is looked up, and not listed whole for the sake of a few
+    "optimizer_switch": "'split_materialized=off,exists_to_in=off'",
     # what the server would only remark on is not worth a question: it refuses what it cannot hold
     "max_error_count": "0",
     # seconds: while a page is waited for, nothing is asked of the server
@@ -52,6 +56,11 @@ _UNCHECKED, _CHECKED = "SET SESSION foreign_key_checks = 0", "SET SESSION foreig
 _NAME = 64
 #: keys looked up in one statement
 _CHUNK = 400
+_HOLDERS = """
+    SELECT who.id, who.user, held.trx_started FROM information_schema.innodb_trx AS held
+    JOIN information_schema.processlist AS who ON who.id = held.trx_mysql_thread_id
+    WHERE who.db = DATABASE() AND who.id <> CONNECTION_ID() ORDER BY held.trx_started, who.id
+"""
 
 
 class MariadbEngine:
@@ -85,7 +94,7 @@ class MariadbEngine:
         async with self.reader() as connection:
             version = connection.dialect.server_version_info or ()
             if version < _OLDEST:
-                raise self._unfit(f"its version is {'.'.join(map(str, version))}", "10.6 or later")
+                raise self._unfit(f"its version is {_dotted(version)}", f"{_dotted(_OLDEST)} or later")
             asked = (
                 "SELECT COUNT(*) FROM information_schema.engines WHERE engine = 'InnoDB' AND support <> 'NO'"
             )
@@ -122,7 +131,7 @@ class MariadbEngine:
         except sa.exc.InvalidRequestError as error:
             if opened:
                 raise
-            raise self._unfit("it is not MariaDB", "10.6 or later") from error
+            raise self._unfit("it is not MariaDB", f"{_dotted(_OLDEST)} or later") from error
         except (sa.exc.DBAPIError, OSError) as error:
             if isinstance(error, sa.exc.IntegrityError) or (opened and isinstance(error, OSError)):
                 raise
@@ -159,7 +168,8 @@ class MariadbEngine:
             _see_that_it_spells_bytes()
         dialect.ddl_compiler = ddl.Compiler
         dialect.statement_compiler = ddl.StatementCompiler
-        dialect.type_compiler_instance = ddl.TypeCompiler(dialect)
+        # by the second name Alembic knows it, and would find other types in the tables than were made
+        dialect.type_compiler_instance = dialect.type_compiler = ddl.TypeCompiler(dialect)
         self._listen(
             engine.sync_engine,
             f"SET NAMES utf8mb4 COLLATE {COLLATION}",
@@ -375,12 +385,10 @@ class MariadbEngine:
         return sa.Table(fitting(name, _NAME), sa.MetaData(), *plainly, prefixes=["OR REPLACE TEMPORARY"])
 
     def _unchecked(self, type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
-        """The same type without what hangs on it: a CHECK, an enum's values, JSON's own."""
+        """The same type without what hangs on it: a CHECK, an enum's values."""
         here = plain(type_, self.dialect)
         if isinstance(here, sa.Enum):
             return sa.String(here.length)
-        if isinstance(here, sa.JSON):
-            return sa.Text()
         return sa.Boolean(create_constraint=False) if isinstance(here, sa.Boolean) else type_
 
     def clear(self, connection: sa.Connection, table: sa.Table) -> None:
@@ -409,9 +417,22 @@ class MariadbEngine:
     def passing(self, error: sa.exc.DBAPIError) -> bool:
         return errors.is_passing(error)
 
+    def holders(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
+        # which tables, the server does not say; and of others it says something to who has PROCESS alone
+        with suppress(sa.exc.DBAPIError):
+            return [
+                f"thread {number} ({user}) has been in a transaction since {since} UTC"
+                for number, user, since in connection.execute(sa.text(_HOLDERS))
+            ]
+        return []
+
     async def close(self) -> None:
         await self._writer.dispose()
         await self._reader.dispose()
+
+
+def _dotted(version: Sequence[Any]) -> str:
+    return ".".join(map(str, version))
 
 
 def _see_that_it_spells_bytes() -> None:

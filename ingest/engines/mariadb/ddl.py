@@ -34,6 +34,15 @@ _HELD = """
     WHERE constraint_schema = DATABASE() AND referenced_table_schema = DATABASE()
       AND position_in_unique_constraint = 1
 """
+#: foreign keys with one of these columns, here or where they lead
+_REFERRING = """
+    SELECT DISTINCT table_name, constraint_name FROM information_schema.key_column_usage
+    WHERE constraint_schema = DATABASE() AND referenced_table_schema = DATABASE()
+      AND ((table_name, column_name) IN :columns
+           OR (referenced_table_name, referenced_column_name) IN :columns)
+    ORDER BY 1, 2
+"""
+_CONSTRAINT = re.compile(r"^  (CONSTRAINT (`(?:[^`]|``)+`) FOREIGN KEY .*?),?$", re.MULTILINE)
 #: an index that enforces nothing, in the statement that would make its table, and its first column
 _INDEX = re.compile(r"^  (KEY (`(?:[^`]|``)+`) \((`(?:[^`]|``)+`).*?),?$", re.MULTILINE)
 _AUTOMATIC = re.compile(r"^  (`(?:[^`]|``)+`) .* AUTO_INCREMENT", re.MULTILINE)
@@ -98,6 +107,10 @@ class TypeCompiler(MySQLTypeCompiler):
         # programs that take a column for one write and read the same text
         return "CHAR(36)"
 
+    def visit_JSON(self, type_: Any, **kw: Any) -> str:
+        # the server's own is the same, with a CHECK that takes no more than 32 levels for JSON
+        return "LONGTEXT"
+
     def visit_VARCHAR(self, type_: Any, **kw: Any) -> str:
         return super().visit_VARCHAR(type_, **kw) if type_.length is not None else self._long(type_)
 
@@ -153,27 +166,44 @@ def refuse_unfit(connection: sa.Connection, tables: Collection[sa.Table], *, pla
     """Stop where tables made elsewhere would bend what is written into them; how to mend them."""
     found = list(_unfit(connection, tables))
     if found:
-        whats, hows = zip(*found, strict=True)
-        raise Stop(", ".join(whats), where=place, hint="; ".join(dict.fromkeys(hows)))
+        columns, whats, hows = zip(*found, strict=True)
+        drops, adds = _around(connection, columns)
+        raise Stop(", ".join(whats), where=place, hint="; ".join([*drops, *dict.fromkeys(hows), *adds]))
 
 
-def _unfit(connection: sa.Connection, tables: Collection[sa.Table]) -> Iterator[tuple[str, str]]:
+def _around(connection: sa.Connection, columns: Collection[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """What drops the foreign keys that columns cannot be changed under, and what adds them again."""
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    listed: sa.BindParameter[Any] = sa.bindparam("columns", columns, expanding=True)
+    drops, adds = [], []
+    for table, name in connection.execute(sa.text(_REFERRING).bindparams(listed)).all():
+        _, made = connection.exec_driver_sql(f"SHOW CREATE TABLE {quote(table)}").one()
+        (definition,) = (one for one, quoted in _CONSTRAINT.findall(made) if quoted == quote(name))
+        drops.append(f"ALTER TABLE {quote(table)} DROP FOREIGN KEY {quote(name)}")
+        adds.append(f"ALTER TABLE {quote(table)} ADD {definition}")
+    return drops, adds
+
+
+def _unfit(
+    connection: sa.Connection, tables: Collection[sa.Table]
+) -> Iterator[tuple[tuple[str, str], str, str]]:
+    """Each column that will not do, or a table with a column '': why, and what mends it."""
     quote = connection.dialect.identifier_preparer.quote_identifier
     keys = {(table.name, name) for table in tables for name in _told_apart(table)}
     for table, column, kind, nullable, precision in _told_of(connection, tables):
         alter = f"ALTER TABLE {quote(table)}"
         change = f"{alter} MODIFY {quote(column)} {{}}{'' if nullable == 'YES' else ' NOT NULL'}"
+        where = table, column
         if not column:
-            yield f"{table} is a table of {kind}", f"{alter} ENGINE=InnoDB"
+            yield where, f"{table} is a table of {kind}", f"{alter} ENGINE=InnoDB"
         elif kind == "float":
-            yield f"{table}.{column} has 32 bits", change.format("DOUBLE")
+            yield where, f"{table}.{column} has 32 bits", change.format("DOUBLE")
         elif kind in ("datetime", "timestamp", "time"):
-            yield f"{table}.{column} has no microseconds", change.format(f"{kind.upper()}({_DIGITS})")
-        elif (table, column) in keys:
-            yield (
-                f"{table}.{column} takes different texts for the same ({precision})",
-                f"{alter} CONVERT TO CHARACTER SET utf8mb4 COLLATE {COLLATION}",
-            )
+            how = change.format(f"{kind.upper()}({_DIGITS})")
+            yield where, f"{table}.{column} has no microseconds", how
+        elif where in keys:
+            how = f"{alter} CONVERT TO CHARACTER SET utf8mb4 COLLATE {COLLATION}"
+            yield where, f"{table}.{column} takes different texts for the same ({precision})", how
 
 
 def _told_of(connection: sa.Connection, tables: Collection[sa.Table]) -> Iterator[Any]:

@@ -36,6 +36,19 @@ _PASSING = {"40P01", "40001", "55P03"}
 #: the classes of errors that are a value's: integrity (but foreign keys, which are deferred), and data
 _OF_A_ROW, _FOREIGN_KEY = ("23", "22"), "23503"
 _CONSTRAINTS = {"23505": "UNIQUE", "23502": "NOT NULL", "23514": "CHECK"}
+#: whoever is not of our role tells us no times
+_HOLDERS = """
+    SELECT string_agg(DISTINCT held.relation::regclass::text, ', '),
+           who.pid || concat(' (' || concat_ws(', ', who.usename, nullif(who.application_name, '')) || ')'),
+           who.xact_start
+    FROM pg_locks AS held JOIN pg_stat_activity AS who ON who.pid = held.pid
+    WHERE held.granted AND held.pid <> pg_backend_pid() AND who.datname = current_database()
+      AND held.relation IN (
+          SELECT oid FROM pg_class
+          WHERE relname = ANY(:tables) AND relnamespace = current_schema()::regnamespace
+      )
+    GROUP BY who.pid, who.usename, who.application_name, who.xact_start ORDER BY who.xact_start, who.pid
+"""
 
 
 class PostgresqlEngine:
@@ -119,7 +132,8 @@ class PostgresqlEngine:
             ) from error
         dialect = engine.sync_engine.dialect
         dialect.ddl_compiler = ddl.Compiler
-        dialect.type_compiler_instance = ddl.TypeCompiler(dialect)
+        # by the second name Alembic knows it, and would find other types in the tables than were made
+        dialect.type_compiler_instance = dialect.type_compiler = ddl.TypeCompiler(dialect)
 
         @sa.event.listens_for(engine.sync_engine, "begin")
         def begun(connection: sa.Connection) -> None:
@@ -271,6 +285,14 @@ class PostgresqlEngine:
 
     def passing(self, error: sa.exc.DBAPIError) -> bool:
         return _state(error) in _PASSING
+
+    def holders(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
+        rows = connection.execute(sa.text(_HOLDERS), {"tables": [table.name for table in tables]})
+        return [
+            f"{held} {'are' if ', ' in held else 'is'} held by process {who}"
+            + (f" since {since:%F %T} UTC" if since else "")
+            for held, who, since in rows
+        ]
 
     async def close(self) -> None:
         await self._writer.dispose()

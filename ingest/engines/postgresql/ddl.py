@@ -30,15 +30,23 @@ _FOREIGN = """
       AND owner.relnamespace = current_schema()::regnamespace
     ORDER BY 1, 2
 """
-#: indexes that enforce nothing, and that nothing else hangs on
+#: indexes that enforce nothing, and that nothing else hangs on; with what a definition leaves out. One whose
+#: place is closed to us could not be built again
 _SECONDARY = """
-    SELECT made.relname, pg_get_indexdef(made.oid), obj_description(made.oid, 'pg_class')
+    SELECT made.relname, pg_get_indexdef(made.oid), obj_description(made.oid, 'pg_class'), ARRAY(
+        SELECT format('ALTER INDEX %I SET TABLESPACE %I', made.relname, spcname)
+        FROM pg_tablespace WHERE oid = made.reltablespace
+        UNION ALL
+        SELECT format('ALTER INDEX %I ALTER COLUMN %s SET STATISTICS %s', made.relname, attnum, attstattarget)
+        FROM pg_attribute WHERE attrelid = made.oid AND attstattarget >= 0
+    )
     FROM pg_index AS one
     JOIN pg_class AS made ON made.oid = one.indexrelid
     JOIN pg_class AS owner ON owner.oid = one.indrelid
     WHERE owner.relname = ANY(:tables) AND owner.relnamespace = current_schema()::regnamespace
       AND NOT (one.indisunique OR one.indisexclusion OR one.indisclustered OR one.indisreplident)
       AND one.indisvalid AND made.relkind = 'i'
+      AND (made.reltablespace = 0 OR has_tablespace_privilege(made.reltablespace, 'CREATE'))
     ORDER BY 1
 """
 
@@ -101,8 +109,8 @@ def foreign_keys(
 def secondary_indexes(connection: sa.Connection, tables: Collection[sa.Table]) -> Iterator[PutOff]:
     """The indexes of these tables that enforce nothing."""
     rows = connection.execute(sa.text(_SECONDARY), {"tables": [one.name for one in tables]})
-    for name, definition, comment in rows.all():
-        build = [definition]
+    for name, definition, comment, rest in rows.all():
+        build = [definition, *rest]
         if comment is not None:
             build.append(f"COMMENT ON INDEX {_quoted(name)} IS {_literal(connection, comment)}")
         yield PutOff(f"DROP INDEX {_quoted(name)}", tuple(build))

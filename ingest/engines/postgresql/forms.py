@@ -47,7 +47,8 @@ class Stored(sa.types.UserDefinedType[Any]):
         return kind_of(self.type_).write(bindvalue, self.type_)
 
     def column_expression(self, column: Expression) -> Expression:
-        return kind_of(self.type_).read(column)
+        # of this type, or the result would be taken for what SQL made it of
+        return sa.type_coerce(kind_of(self.type_).read(column), self)
 
     def bind_processor(self, dialect: sa.Dialect) -> Callable[[Any], Any] | None:
         return _as_text if kind_of(self.type_) is _DECIMAL else None
