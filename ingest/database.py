@@ -17,7 +17,7 @@ from ingest.engines import Engine
 from ingest.errors import NotProven, Stop, UsageError
 from ingest.keys import Keys
 from ingest.migrations.lineage import Lineage
-from ingest.window import build, enforce
+from ingest.window import build, enforce, refuse_half_copy
 
 T = TypeVar("T")
 #: seconds between two tries of a transaction that others were in the way of
@@ -120,6 +120,7 @@ class Database:
         place = self.engine.place
 
         def work(connection: sa.Connection) -> tuple[list[str], int]:
+            refuse_half_copy(connection, place=place)
             # a migration takes the tables as their models say they are
             build(connection)
             enforce(connection)

@@ -30,7 +30,7 @@ from ingest.pipeline.machine import said
 from ingest.pipeline.questions import count
 from ingest.reconcile.reconciler import Reconciler
 from ingest.report import Copied, CopiedTable, Observer, unobserved
-from ingest.window import COPYING, build, close_window, open_window, put_off, window
+from ingest.window import build, close_window, open_window, put_off, refuse_half_copy, window
 
 #: rows that go over in one transaction
 _CHUNK = 20_000
@@ -81,6 +81,7 @@ class _Copy:
         self._tables += [table for table in LEDGER.sorted_tables if table is not LOCK]
 
     async def carry_out(self) -> Copied:
+        await self._source.read(partial(refuse_half_copy, place=self._source.engine.place))
         held = await self._source.read(window)
         if held is not None:
             raise UsageError(
@@ -92,8 +93,7 @@ class _Copy:
         newest = await self._source.read(
             lambda connection: connection.scalar(sa.select(sa.func.max(RUNS.c.id)))
         )
-        why = f"{COPYING}{self._source.engine.place} after run {newest}, {told}"
-        await self._target.write(partial(self._begin, why=why))
+        await self._target.write(partial(self._begin, moment=f"run {newest}, {told}"))
         tables = [CopiedTable(table=one.name, rows=await self._copy(one)) for one in self._tables]
         await self._target.write(self._build)
         found = await self._digest(self._target)
@@ -115,12 +115,12 @@ class _Copy:
     async def _digest(database: Database) -> str:
         return await database.read(partial(digest, catalog=database.catalog, engine=database.engine))
 
-    def _begin(self, connection: sa.Connection, *, why: str) -> None:
+    def _begin(self, connection: sa.Connection, *, moment: str) -> None:
         """Open the target's window, or go on within it."""
         held = window(connection)
-        if held is not None and held.why == why:
+        if held is not None and held.copying == moment:
             return
-        if held is not None and held.why.startswith(COPYING):
+        if held is not None and held.copying is not None:
             for table in self._tables:
                 connection.execute(sa.delete(table))
         elif held is not None or any(count(connection, table) for table in self._tables):
@@ -129,7 +129,8 @@ class _Copy:
                 where=self._target.engine.place,
                 hint="copy into an empty database",
             )
-        open_window(connection, why)
+        why = f"a copy of the mirror in {self._source.engine.place} is not finished"
+        open_window(connection, why, copying=moment)
         put_off(connection, self._catalog, self._target.engine, emptied=True)
 
     async def _copy(self, table: sa.Table) -> int:

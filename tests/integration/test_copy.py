@@ -15,9 +15,10 @@ from ingest.errors import NotProven, UsageError
 from ingest.keys import raw
 from ingest.ledger import LEDGER, LOCK
 from ingest.pipeline import copy, open_job
+from ingest.report import Observer
 from ingest.window import open_window
 from tests.databases import TestDatabase
-from tests.integration.jobs import Setup, cli
+from tests.integration.jobs import Setup, cli, client
 from tests.integration.story import CHANGES
 from tests.integration.test_commands import ROWS
 from tests.integration.test_round_trip import DELETED
@@ -25,6 +26,17 @@ from tests.upstream import Truth, Upstream, example, generate
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("imports_are_forgotten")]
 
+#: commands that write
+WRITING = [
+    ("sync",),
+    ("backfill", "api"),
+    ("recover",),
+    ("replay", "--rebuild"),
+    ("verify",),
+    ("missing", "--retry"),
+    ("dead-letters", "retry"),
+    ("migrate",),
+]
 STREAMS = {**example.STREAMS, **DELETED}
 
 
@@ -41,6 +53,15 @@ class Mirror:
             self.up.base_url, database={"url": url}, staging={"path": str(self.config.log_path)}
         )
 
+    def file(self, name: str) -> str:
+        """The URL of another file beside the mirror's."""
+        return f"sqlite:///{self.setup.folder / name}.db"
+
+    async def half_copy(self, url: str, before: str = "messages") -> None:
+        """A copy that was broken off after the first rows of a table."""
+        with pytest.raises(KeyboardInterrupt):
+            await copy(self.at(self.url), self.url, url, observe=breaking_off(before))
+
     async def sync(self, url: str | None = None) -> Any:
         async with open_job(self.at(url or self.url), clock=self.setup.clock) as job:
             return await job.sync()
@@ -50,6 +71,16 @@ class Mirror:
         async with open_job(self.at(url), write=False, clock=self.setup.clock) as job:
             told = await job.digest()
         return told, await ledger(url)
+
+
+def breaking_off(table: str) -> Observer:
+    """An observer who breaks a copy off after the first rows of a table."""
+
+    def observe(event: str, /, **fields: Any) -> None:
+        if event == "copy.chunk" and fields["table"] == table:
+            raise KeyboardInterrupt
+
+    return observe
 
 
 async def ledger(url: str) -> dict[str, list[Any]]:
@@ -175,6 +206,38 @@ def _passes_over(patch: pytest.MonkeyPatch) -> Any:
         return ("\U0010ffff",) if table.name == "tags" and found is not None else found
 
     return greatest
+
+
+async def test_within_a_half_copy_nothing_is_written_but_by_the_copy(mirror: Mirror) -> None:
+    there = mirror.file("other")
+    await mirror.half_copy(there)
+    half = await mirror.contents(there)
+    mirror.at(there)
+    for command in WRITING:
+        ran = await cli(mirror.setup.config_file, *command)
+        assert ran.status == 2, command
+        assert "its integrity window is open: a copy of the mirror in" in ran.err
+        assert "hint: finish the copy" in ran.err
+    with pytest.raises(UsageError, match="finish the copy"):
+        await copy(mirror.at(there), there, mirror.file("third"))
+    assert await mirror.contents(there) == half
+    await copy(mirror.at(there), mirror.url, there)
+    assert await mirror.contents(there) == await mirror.contents(mirror.url)
+
+
+async def test_a_half_copy_that_is_behind_is_not_migrated(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = mirror.file("other")
+    await mirror.half_copy(there)
+    with client(there) as connection:
+        held = connection.scalar(sa.select(LOCK.c.window))
+    monkeypatch.setattr("ingest.migrate.behind", lambda moves, *, place: UsageError("is behind", where=place))
+    async with open_job(mirror.at(there), clock=mirror.setup.clock) as job:
+        with pytest.raises(UsageError, match="finish the copy"):
+            await job.migrate()
+    with client(there) as connection:
+        assert connection.scalar(sa.select(LOCK.c.window)) == held
 
 
 async def test_what_cannot_be_copied_is_refused_before_anything_is_written(
