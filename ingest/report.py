@@ -187,6 +187,8 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     target: str
+    #: all of it was there already, and nothing was done
+    already: bool
     tables: tuple[CopiedTable, ...]
     #: of both
     digest: str
