@@ -192,6 +192,10 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     tables: tuple[CopiedTable, ...]
     #: of both
     digest: str
+    #: config.toml names the new database already
+    configured: bool = False
+    #: what staging.path must say from now on, for the page log stays where it is; None: it is found anyway
+    log: str | None = None
 
 
 class Observer(Protocol):

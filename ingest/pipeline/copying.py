@@ -15,11 +15,12 @@ from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, read_catalog
 from ingest.clock import Clock, SystemClock
-from ingest.config import Config, models_of
+from ingest.config import Config, log_path, models_of
 from ingest.database import Database, open_still, open_writer
 from ingest.digest import digest, digest_of_all
 from ingest.engines import Engine, engine_for
@@ -60,7 +61,12 @@ async def copy(
             raise database.behind
         stack.push_async_callback(database.release_lock)
         await database.take_lock(since=said(clock))
-        return await _Copy(catalog, original, database, observe).carry_out()
+        copied = await _Copy(catalog, original, database, observe).carry_out()
+    log = log_path(config.staging, source, config.file)
+    moved = log_path(config.staging, target, config.file) != log
+    return msgspec.structs.replace(
+        copied, configured=config.database_url == target, log=str(log) if moved else None
+    )
 
 
 class _Copy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import AsyncIterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -442,3 +443,16 @@ async def test_the_command_says_what_to_change(
     assert "the same in both" in ran.out
     assert f'[staging] path = "{mirror.config.log_path}"' in ran.out
     assert str(sa.make_url(postgresql.url).password) not in ran.out + ran.err
+
+
+async def test_what_is_left_to_change_depends_on_what_the_configuration_says(mirror: Mirror) -> None:
+    there, config = mirror.file("other"), mirror.setup.config_file
+    for named, stated in product((mirror.url, there), (False, True)):
+        staging = {"staging": {"path": "mirror.db.pages"}} if stated else {}
+        mirror.setup.configure(mirror.up.base_url, database={"url": named}, **staging)
+        done = json.loads((await cli(config, "copy", mirror.url, there, "--json")).out)
+        assert done["configured"] is (named == there)
+        assert done["log"] == (None if stated else str(mirror.config.log_path))
+        ran = await cli(config, "copy", mirror.url, there)
+        assert ("set database.url" in ran.out) is (named != there)
+        assert ("[staging]" in ran.out) is not stated
