@@ -328,7 +328,7 @@ def copy_mirror(
         urls = [database_url(resolve(url, "the command line"), config.file) for url in (source, target)]
         return await copy(config, *urls, observe=observe)
 
-    done = ask_config(_of(ctx), carry_out, write=True)
+    done = ask_config(_of(ctx), carry_out, write=True, urls=(source, target))
     show(done, lambda out: render.copied(out, done), as_json=as_json)
 
 

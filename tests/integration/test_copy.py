@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from ingest.engines.sqlite import SqliteEngine
 from ingest.errors import NotProven, UsageError
 from ingest.keys import raw
 from ingest.ledger import LEDGER, LOCK
+from ingest.log import MASK
 from ingest.pipeline import copy, open_job
 from ingest.report import Observer
 from ingest.window import open_window
@@ -456,3 +458,34 @@ async def test_what_is_left_to_change_depends_on_what_the_configuration_says(mir
         ran = await cli(config, "copy", mirror.url, there)
         assert ("set database.url" in ran.out) is (named != there)
         assert ("[staging]" in ran.out) is not stated
+
+
+async def test_passwords_of_the_command_line_are_never_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def talkative(_config: Config, *urls: str, observe: Observer) -> None:
+        told = next(str(sa.make_url(url).password) for url in urls if url != here)
+        observe("library", message=f"{urls} {told}")
+        raise UsageError(f"cannot copy {urls}", hint=told)
+
+    setup, here = Setup(tmp_path, STREAMS), "sqlite:////tmp/m.db"
+    setup.configure("http://127.0.0.1:9")
+    monkeypatch.setattr("ingest.pipeline.copy", talkative)
+    for password in ("pa/ss%40#word", "pa%2Fss%40word", "spoken:plainly"):
+        told = f"postgresql://me:{password}@127.0.0.1:9/mirror"
+        monkeypatch.setenv("OLD_DATABASE", told)
+        for urls in ((told, here), (here, told), ("$OLD_DATABASE", here)):
+            for form in ("text", "json"):
+                ran = await cli(setup.config_file, "--log-format", form, "copy", *urls)
+                assert (ran.status, MASK in ran.err) == (2, True)
+                assert password not in ran.err
+                assert unquote(password) not in ran.err
+
+
+async def test_what_stands_behind_a_second_at_is_not_told_as_a_host(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, STREAMS)
+    setup.configure("http://127.0.0.1:9")
+    ran = await cli(setup.config_file, "copy", "sqlite:///m.db", "postgresql://me:one@two@127.0.0.1:9/m")
+    assert ran.status == 2
+    assert "has more than one @" in ran.err
+    assert "two" not in ran.err
