@@ -22,7 +22,7 @@ from ingest.ledger import WITHHELD
 from ingest.mirror import LEDGER_COLUMNS
 
 #: rows read at once, each as long as it may be
-_CHUNK = 1_000
+_CHUNK = 100
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
