@@ -121,6 +121,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     file: FilePath
     database_url: str
     log_path: FilePath
+    #: what is stated of the page log, whichever the database is
+    staging: Staging = msgspec.field(default_factory=Staging)
     fetch: Fetch
     heal: Heal
     sources: dict[str, ConfiguredSource]
@@ -137,6 +139,7 @@ def read_config(file: FilePath) -> Config:
         file=file,
         database_url=url,
         log_path=log_path(decoded.staging, url, file),
+        staging=decoded.staging,
         fetch=decoded.fetch,
         heal=decoded.heal,
         sources={name: _configured(name, stated, file) for name, stated in decoded.sources.items()},

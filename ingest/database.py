@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from ingest.engines import Engine
 from ingest.errors import NotProven, Stop, UsageError
 from ingest.keys import Keys
 from ingest.migrations.lineage import Lineage
-from ingest.window import build, enforce
+from ingest.window import build, enforce, refuse_half_copy
 
 T = TypeVar("T")
 #: seconds between two tries of a transaction that others were in the way of
@@ -52,6 +52,19 @@ class Database:
     async def read(self, question: Callable[[sa.Connection], T]) -> T:
         """Ask something in a transaction of its own, which is not kept."""
         return await to_its_end(self._read(question))
+
+    async def stream(self, rows: sa.Select[Any], *, many: int) -> AsyncGenerator[Sequence[sa.Row[Any]], None]:
+        """The rows of one query, so many at a time, in a transaction of its own; none is kept in memory."""
+        transaction = await self._connection.begin()
+        try:
+            result = await to_its_end(self._connection.stream(rows, execution_options={"yield_per": many}))
+            try:
+                while some := await to_its_end(result.fetchmany(many)):
+                    yield some
+            finally:
+                await result.close()
+        finally:
+            await transaction.rollback()
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
         """Do something in one transaction, under the lock when we hold it."""
@@ -134,6 +147,7 @@ class Database:
         place = self.engine.place
 
         def work(connection: sa.Connection) -> tuple[list[str], int]:
+            refuse_half_copy(connection, place=place)
             # a migration takes the tables as their models say they are
             build(connection)
             enforce(connection)
@@ -164,7 +178,7 @@ def _said(error: sa.exc.DBAPIError) -> str:
     return str(told[-1]).partition("\n")[0].rpartition(">: ")[2]
 
 
-async def to_its_end(transaction: Coroutine[Any, Any, T]) -> T:
+async def to_its_end(transaction: Awaitable[T]) -> T:
     """Run a transaction; one who asks us to stop in its middle waits for its end.
 
     Cancelled half-way, the driver's thread would go on with a statement on a connection that is given up,
@@ -208,6 +222,23 @@ async def open_reader(
             raise UsageError("this database holds no mirror", where=engine.place, hint="run `ingest sync`")
         await database.read(lambda connection: migrate.readable(connection, lineages, place=engine.place))
         yield database
+
+
+@asynccontextmanager
+async def open_still(
+    engine: Engine, catalog: Catalog, lineages: Sequence[Lineage], *, since: str, clock: Clock | None = None
+) -> AsyncIterator[Database]:
+    """The database for a question, locked: nobody else writes to it meanwhile, and nor do we."""
+    async with (
+        open_reader(engine, catalog, lineages, clock=clock) as reader,
+        engine.writer() as connection,
+    ):
+        holder = Database(engine, catalog, lineages, connection, clock=clock)
+        await holder.take_lock(since=since)
+        try:
+            yield reader
+        finally:
+            await holder.release_lock()
 
 
 def create_tables(

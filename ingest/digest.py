@@ -1,27 +1,28 @@
 """The canonical digest: one text for what a mirror holds, the same on every engine.
 
 It covers every model column of every row, derived ones included, and every withheld value, in stored form;
-not the ranks, which depend on when equal records were met.
+not the ranks, which depend on when equal records were met. Two mirrors of one upstream have the same. Only a
+mirror and its copy have the same digest of everything, which `digest_of_all` is.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from ingest.catalog import Catalog, Table
+from ingest.catalog import Catalog
 from ingest.engines.base import Engine
 from ingest.form import shortest
 from ingest.keys import raw
 from ingest.ledger import WITHHELD
 from ingest.mirror import LEDGER_COLUMNS
 
-#: rows read at once
-_CHUNK = 10_000
+#: rows read at once, each as long as it may be
+_CHUNK = 100
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -29,18 +30,29 @@ def digest(connection: sa.Connection, catalog: Catalog, engine: Engine) -> str:
     """The digest of everything the catalog's tables show and the ledger withholds, hexadecimal."""
     whole = hashlib.sha256()
     for name in sorted(catalog.tables):
-        whole.update(f"{name}\n".encode())
-        _add_table(connection, engine, catalog.tables[name], whole)
+        table = catalog.tables[name]
+        stated = [column for column in table.sql.columns if column.name not in LEDGER_COLUMNS]
+        _add_table(connection, engine, table.sql, stated, whole)
     whole.update(b"withheld\n")
     _add_withheld(connection, engine, catalog, whole)
     return whole.hexdigest()
 
 
-def _add_table(connection: sa.Connection, engine: Engine, table: Table, whole: Any) -> None:
-    columns = [column for column in table.sql.columns if column.name not in LEDGER_COLUMNS]
+def digest_of_all(connection: sa.Connection, tables: Iterable[sa.Table], engine: Engine) -> str:
+    """The digest of every column of every row of these tables, ranks and all, hexadecimal."""
+    whole = hashlib.sha256()
+    for table in tables:
+        _add_table(connection, engine, table, list(table.columns), whole)
+    return whole.hexdigest()
+
+
+def _add_table(
+    connection: sa.Connection, engine: Engine, table: sa.Table, columns: Sequence[sa.Column[Any]], whole: Any
+) -> None:
+    whole.update(f"{table.name}\n".encode())
     rows = connection.execute(
         sa.select(*(raw(engine, column) for column in columns))
-        .order_by(*(engine.in_order(table.sql.c[name]) for name in table.key))
+        .order_by(*map(engine.in_order, table.primary_key.columns))
         .execution_options(yield_per=_CHUNK)
     )
     turns = [_canonical(column.type) for column in columns]

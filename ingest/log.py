@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TextIO
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import msgspec
 import structlog
@@ -55,12 +55,13 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._forms: list[str] = []
-        for secret in secrets:
-            self.register(secret)
+        self.register(*secrets)
 
-    def register(self, secret: str) -> None:
-        """Mask this credential from now on, as it is and as URLs and JSON write it."""
-        forms = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1]}
+    def register(self, *secrets: str) -> None:
+        """Mask these credentials from now on, as they are and as URLs and JSON write them."""
+        forms = {
+            form for secret in secrets for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])
+        }
         known = {*self._forms, *(form for form in forms if len(form) >= SHORTEST)}
         self._forms = sorted(known, key=len, reverse=True)
 
@@ -92,7 +93,7 @@ class Redactor:
 
 def secrets_of(config: Config) -> Iterator[str]:
     """Every credential a job refers to, as far as the environment has it."""
-    yield from _password(config.database_url)
+    yield from passwords_of(config.database_url)
     for source in config.sources.values():
         yield from _password(source.base_url)
         stated = msgspec.to_builtins((source.source.auth, source.source.headers))
@@ -100,6 +101,19 @@ def secrets_of(config: Config) -> Iterator[str]:
         if source.source.auth is not None and source.source.auth.basic is not None:
             pair = [os.environ.get(name[1:], "") for name in source.source.auth.basic]
             yield base64.b64encode(":".join(pair).encode()).decode()
+
+
+def passwords_of(url: str) -> Iterator[str]:
+    """The password in a database's URL, as it stands there and as the database is told it.
+
+    Unlike in other URLs, `/`, `?` and `#` may stand in it as they are; an `@` may not, but is meant to.
+    """
+    rest = url.partition("://")[2]
+    if "@" in rest:
+        for credentials in (rest.partition("@")[0], rest.rpartition("@")[0]):
+            password = credentials.partition(":")[2]
+            yield from {password, unquote(password)}
+    yield from (value for key, value in parse_qsl(url.rpartition("?")[2]) if _names_a_secret(key))
 
 
 def observer(stream: TextIO, form: Format, redactor: Redactor, *, clock: Clock | None = None) -> Observer:

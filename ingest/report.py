@@ -187,9 +187,15 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     target: str
+    #: all of it was there already, and nothing was done
+    already: bool
     tables: tuple[CopiedTable, ...]
     #: of both
     digest: str
+    #: config.toml names the new database already
+    configured: bool = False
+    #: what staging.path must say from now on, for the page log stays where it is; None: it is found anyway
+    log: str | None = None
 
 
 class Observer(Protocol):

@@ -15,27 +15,28 @@ import sqlalchemy as sa
 
 from ingest.catalog import Catalog
 from ingest.engines.base import Engine
+from ingest.errors import UsageError
 from ingest.ledger import LOCK
 
 _THE_LOCK = LOCK.c.id == 1
-#: how the window of a copy says that it is one: nothing but the copy goes on within it
-COPYING = "a copy of the mirror in "
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Why the foreign keys are not proven, and what was dropped meanwhile."""
 
     why: str
+    #: the moment of a mirror that is being copied here; None: a run's window, which the next run closes
+    copying: str | None = None
     #: statements that build the dropped keys and indexes again
     dropped: tuple[str, ...] = ()
     #: statements that put the foreign keys back
     foreign: tuple[str, ...] = ()
 
 
-def open_window(connection: sa.Connection, why: str) -> None:
+def open_window(connection: sa.Connection, why: str, *, copying: str | None = None) -> None:
     """Record that the foreign keys are not proven from here on."""
-    held = window(connection)
-    _record(connection, msgspec.structs.replace(held, why=why) if held else Window(why=why))
+    held = window(connection) or Window(why=why)
+    _record(connection, msgspec.structs.replace(held, why=why, copying=copying))
 
 
 def close_window(connection: sa.Connection) -> None:
@@ -47,6 +48,17 @@ def close_window(connection: sa.Connection) -> None:
 def window(connection: sa.Connection) -> Window | None:
     """The open integrity window; None when there is none."""
     return read_window(connection.scalar(sa.select(LOCK.c.window).where(_THE_LOCK)))
+
+
+def refuse_half_copy(connection: sa.Connection, *, place: str) -> None:
+    """UsageError within the window of a copy: nothing but the copy goes on there."""
+    held = window(connection)
+    if held is not None and held.copying is not None:
+        raise UsageError(
+            f"its integrity window is open: {held.why}",
+            where=place,
+            hint="finish the copy: the same `ingest copy` goes on where it was",
+        )
 
 
 def read_window(text: str | None) -> Window | None:
@@ -70,7 +82,7 @@ def put_off(connection: sa.Connection, catalog: Catalog, engine: Engine, *, empt
     late = tuple(line for one in without if one.late for line in one.build)
     _record(
         connection,
-        Window(why=held.why, dropped=(*held.dropped, *early), foreign=(*held.foreign, *late)),
+        msgspec.structs.replace(held, dropped=(*held.dropped, *early), foreign=(*held.foreign, *late)),
     )
     # what refers goes before what is referred to
     for one in sorted(without, key=lambda one: not one.late):

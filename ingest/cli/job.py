@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,16 +52,23 @@ def ask(invocation: Invocation, question: Callable[[Job], Awaitable[T]], *, writ
 
 
 def ask_config(
-    invocation: Invocation, question: Callable[[Config, Observer], Awaitable[T]], *, write: bool = False
+    invocation: Invocation,
+    question: Callable[[Config, Observer], Awaitable[T]],
+    *,
+    write: bool = False,
+    urls: Sequence[str] = (),
 ) -> T:
-    """What is answered of a configuration.
+    """What is answered of a configuration, and of databases whose `urls`, or `$NAME`s, the command line has.
 
     Faults and signals are told on stderr and end the command with their status.
     """
-    from ingest.log import Redactor
+    from ingest.config import resolve
+    from ingest.log import Redactor, passwords_of
 
     redactor = Redactor()
     try:
+        for url in urls:
+            redactor.register(*passwords_of(resolve(url, "the command line")))
         with _observed(invocation, redactor) as (observe, say):
             return run_until_asked_to_stop(_asked(invocation, question, observe, redactor), say)
     except (Interrupted, KeyboardInterrupt):
@@ -133,8 +140,7 @@ async def _asked(
             hint="run ingest in the folder that holds config.toml, or say --config FILE before the command",
         )
     config = read_config(invocation.config)
-    for credential in secrets_of(config):
-        redactor.register(credential)
+    redactor.register(*secrets_of(config))
     return await question(config, observe)
 
 

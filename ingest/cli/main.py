@@ -321,17 +321,15 @@ def copy_mirror(
     """
     from ingest.cli import render
 
-    async def carry_out(config: Config, observe: Observer) -> tuple[Copied, str | None]:
-        from ingest.config import Staging, database_url, log_path, resolve
+    async def carry_out(config: Config, observe: Observer) -> Copied:
+        from ingest.config import database_url, resolve
         from ingest.pipeline import copy
 
         urls = [database_url(resolve(url, "the command line"), config.file) for url in (source, target)]
-        done = await copy(config, *urls, observe=observe)
-        moved = log_path(Staging(), urls[1], config.file) != config.log_path
-        return done, str(config.log_path) if moved else None
+        return await copy(config, *urls, observe=observe)
 
-    done, log = ask_config(_of(ctx), carry_out, write=True)
-    show(done, lambda out: render.copied(out, done, log), as_json=as_json)
+    done = ask_config(_of(ctx), carry_out, write=True, urls=(source, target))
+    show(done, lambda out: render.copied(out, done), as_json=as_json)
 
 
 def _of(ctx: typer.Context) -> Invocation:

@@ -300,10 +300,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def copied(out: Console, done: Copied, log: str | None) -> None:
-    """What a copy brought over, and what is left to do; `log`: the page log's path, if it must be stated."""
+def copied(out: Console, done: Copied) -> None:
+    """What a copy brought over, and what is left to do."""
     table(out, [{"table": one.table, "rows": one.rows} for one in done.tables])
     lines(out, [("from", done.source), ("to", done.target), ("digest", f"{done.digest}, the same in both")])
-    out.print("\nset database.url in config.toml to the new database", soft_wrap=True)
-    if log is not None:
-        out.print(f'and keep the page log: [staging] path = "{log}"', soft_wrap=True)
+    if done.already:
+        lines(out, [("remark", "all of it was there already: nothing was done")])
+    if not done.configured:
+        out.print("\nset database.url in config.toml to the new database", soft_wrap=True)
+    if done.log is not None:
+        out.print(f'\nkeep the page log: [staging] path = "{done.log}"', soft_wrap=True)

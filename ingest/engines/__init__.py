@@ -16,8 +16,13 @@ def engine_for(url: str) -> Engine:
     """The engine a database URL names; ConfigError when it is none of ours."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):
         raise ConfigError("is not a database URL", where="database.url", hint=_EXAMPLES) from None
+    if "@" in (parsed.host or ""):
+        # what stands before it is the end of a password, which would be shown as a host
+        raise ConfigError(
+            "has more than one @", where="database.url", hint="in a user's name or password, @ is written %40"
+        )
     # not at the top: each takes its time to load, and a run needs one
     match parsed.get_backend_name():
         case "sqlite":

@@ -49,7 +49,7 @@ from ingest.report import (
     unobserved,
 )
 from ingest.staging import SqlitePageLog
-from ingest.window import COPYING, build, open_window, put_off, window
+from ingest.window import build, open_window, put_off, refuse_half_copy, window
 
 
 @asynccontextmanager
@@ -197,13 +197,7 @@ class Job:
         """Make the temporary tables, and see that log and ledger belong together; the lock is ours."""
 
         def create(connection: sa.Connection) -> None:
-            held = window(connection)
-            if held is not None and held.why.startswith(COPYING):
-                raise UsageError(
-                    f"its integrity window is open: {held.why}",
-                    where=self._database.engine.place,
-                    hint="finish the copy: the same `ingest copy` goes on where it was",
-                )
+            refuse_half_copy(connection, place=self._database.engine.place)
             self._database.keys.create(connection)
             self._loader.create(connection)
             # put off by a run that is gone

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ingest.config import Config, ConfiguredSource, Fetch, Heal
-from ingest.log import MASK, Libraries, Redactor, observer, only_notable, secrets_of
+from ingest.log import MASK, Libraries, Redactor, observer, only_notable, passwords_of, secrets_of
 from ingest.source import Auth, Login, Source, Stream
 
 SECRET = 'p"ss w/rd-1'
@@ -115,6 +115,21 @@ def test_every_credential_a_job_refers_to_is_known(
     monkeypatch.delenv("UNSET", raising=False)
     found = set(secrets_of(config(auth, "postgresql://u:p%40ss@h/db")))
     assert found == secrets | {"acme", "in-url", "p%40ss", "p@ss"}
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("sqlite:///m.db", set()),
+        ("postgresql://u@h:5432/db", set()),
+        ("postgresql://u:p/%40#?w@h/db", {"p/%40#?w", "p/@#?w"}),
+        ("postgresql://u:one@two@h/db", {"one", "one@two"}),
+        ("postgresql://u:word@h/db?options=a@b&sslmode=require", {"word", "word@h/db?options=a"}),
+        ("postgresql:///db?password=a%20word&host=h", {"a word"}),
+    ],
+)
+def test_the_password_of_a_database_is_known_however_it_is_written(url: str, found: set[str]) -> None:
+    assert set(passwords_of(url)) - {""} == found
 
 
 def test_an_event_is_a_line_of_json() -> None:

@@ -49,6 +49,8 @@ _SETTINGS = {
     "max_error_count": "0",
     # seconds: while a page is waited for, nothing is asked of the server
     "wait_timeout": "604800",
+    # and while rows that are read a few at a time are written elsewhere, the server waits for us
+    "net_write_timeout": "604800",
 }
 #: of the session that writes, and as it is given back
 _UNCHECKED, _CHECKED = "SET SESSION foreign_key_checks = 0", "SET SESSION foreign_key_checks = 1"
