@@ -134,7 +134,7 @@ def _print(engine: str, messages: int, ran: list[Round]) -> None:
         )
 
 
-def main(messages: int = 200_000, rounds: int = 3, *engines: str) -> None:
+def main(messages: int = 1_000_000, rounds: int = 3, *engines: str) -> None:
     """Run, and print the figures: medians, and every round's ratio."""
     print(f"{platform.python_implementation()} {platform.python_version()}, {messages:,} messages")
     with tempfile.TemporaryDirectory() as name, served(messages, 1000) as base_url:
