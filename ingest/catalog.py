@@ -369,9 +369,15 @@ def _name(column: Any) -> str:
     return str(column.name)
 
 
+def _in_table_order(constraint: sa.ForeignKeyConstraint) -> list[int]:
+    """Sorts the foreign keys of a table, which come as a set, as their columns stand in it."""
+    order = constraint.table.columns.keys()
+    return [order.index(element.parent.key) for element in constraint.elements]
+
+
 def _references(table: Table) -> Iterator[Reference]:
     derived = {column.name for column in table.sql.columns if said(column.info).derived is not None}
-    for constraint in table.sql.foreign_key_constraints:
+    for constraint in sorted(table.sql.foreign_key_constraints, key=_in_table_order):
         columns = tuple(_name(element.parent) for element in constraint.elements)
         if derived & set(columns):
             continue

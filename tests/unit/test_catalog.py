@@ -251,6 +251,15 @@ def test_the_rule_on_delete_is_read_whatever_its_case() -> None:
     assert catalog(*_room_and_message()).references[0].ondelete == "CASCADE"
 
 
+def test_references_come_as_their_columns_stand_in_the_table() -> None:
+    declarative = base()
+    names = [f"c{number}" for number in (7, 3, 9, 1, 8, 2, 6, 4)]
+    columns = {name: mapped_column(ForeignKey("rows.id")) for name in names}
+    key = mapped_column(Integer, primary_key=True)
+    row = type("Row", (declarative,), {"__tablename__": "rows", "id": key, **columns})
+    assert [str(one) for one in catalog(row).references] == [f"rows.{name}" for name in names]
+
+
 def test_default_policies_ask_first_and_then_do_what_the_columns_allow() -> None:
     declarative = base()
 
