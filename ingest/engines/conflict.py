@@ -9,34 +9,64 @@ import sqlalchemy as sa
 
 from ingest.engines.base import Newer
 
-#: the dialect's own `insert`
-Insert = Callable[[sa.Table], Any]
 
+class OnConflict:
+    """An engine's upserts."""
 
-def insert_new(insert: Insert, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> Any:
-    """Insert the rows whose key is not there yet."""
-    # "WHERE true": without it SQLite's parser takes ON CONFLICT for a join's ON
-    chosen = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
-    return chosen.on_conflict_do_nothing()
+    #: the dialect's own `insert`
+    _insert_into: Callable[[sa.Table], Any]
 
+    def insert_new(
+        self, connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]
+    ) -> None:
+        connection.execute(self._insert_rows(table, columns, rows).on_conflict_do_nothing())
 
-def upsert(
-    insert: Insert,
-    table: sa.Table,
-    columns: Sequence[str],
-    rows: sa.Select[Any],
-    *,
-    key: Sequence[str],
-    born: Collection[str],
-    newer: Newer | None = None,
-) -> Any:
-    """Insert the rows, or replace `columns` where the key is there, but for those in `born`.
+    def upsert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        *,
+        key: Sequence[str],
+        born: Collection[str] = (),
+    ) -> None:
+        self._upsert(connection, table, columns, rows, key, born)
 
-    `newer`: whether a row is replaced at all.
-    """
-    statement = insert(table).from_select(list(columns), rows.where(sa.true()), include_defaults=False)
-    changing = {name: statement.excluded[name] for name in columns if name not in (*key, *born)}
-    if not changing:
-        return statement.on_conflict_do_nothing(index_elements=list(key))
-    where = None if newer is None else newer(statement.excluded)
-    return statement.on_conflict_do_update(index_elements=list(key), set_=changing, where=where)
+    def upsert_newer(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        *,
+        key: Sequence[str],
+        born: Collection[str] = (),
+        newer: Newer,
+    ) -> int:
+        return self._upsert(connection, table, columns, rows, key, born, newer)
+
+    def _upsert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: sa.Select[Any],
+        key: Sequence[str],
+        born: Collection[str],
+        newer: Newer | None = None,
+    ) -> int:
+        statement = self._insert_rows(table, columns, rows)
+        changing = {name: statement.excluded[name] for name in columns if name not in (*key, *born)}
+        if changing:
+            where = None if newer is None else newer(statement.excluded)
+            statement = statement.on_conflict_do_update(index_elements=list(key), set_=changing, where=where)
+        else:
+            statement = statement.on_conflict_do_nothing(index_elements=list(key))
+        return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
+
+    def _insert_rows(self, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> Any:
+        # "WHERE true": without it SQLite's parser takes ON CONFLICT for a join's ON
+        return self._insert_into(table).from_select(
+            list(columns), rows.where(sa.true()), include_defaults=False
+        )

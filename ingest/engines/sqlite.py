@@ -16,8 +16,9 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ingest.engines import conflict
-from ingest.engines.base import Newer, PutOff
+from ingest.engines.base import PutOff
+from ingest.engines.conflict import OnConflict
+from ingest.engines.connected import Connected
 from ingest.errors import Stop
 from ingest.form import RAW
 
@@ -37,8 +38,10 @@ _SECONDARY_INDEXES = """
 """
 
 
-class SqliteEngine:
+class SqliteEngine(OnConflict, Connected):
     """A SQLite file."""
+
+    _insert_into = staticmethod(insert)
 
     def __init__(self, url: sa.URL) -> None:
         self._url = url.set(drivername="sqlite+aiosqlite")
@@ -70,16 +73,6 @@ class SqliteEngine:
             raise Stop(
                 f"cannot be opened: {error.strerror}", where=self.place, hint="check database.url"
             ) from error
-
-    @asynccontextmanager
-    async def writer(self) -> AsyncIterator[AsyncConnection]:
-        async with self._connection(self._writer) as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def reader(self) -> AsyncIterator[AsyncConnection]:
-        async with self._connection(self._reader) as connection:
-            yield connection
 
     @asynccontextmanager
     async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
@@ -145,37 +138,6 @@ class SqliteEngine:
 
     def newest_first(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         return column.desc().nulls_last()
-
-    def insert_new(
-        self, connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]
-    ) -> None:
-        connection.execute(conflict.insert_new(insert, table, columns, rows))
-
-    def upsert(
-        self,
-        connection: sa.Connection,
-        table: sa.Table,
-        columns: Sequence[str],
-        rows: sa.Select[Any],
-        *,
-        key: Sequence[str],
-        born: Collection[str] = (),
-    ) -> None:
-        connection.execute(conflict.upsert(insert, table, columns, rows, key=key, born=born))
-
-    def upsert_newer(
-        self,
-        connection: sa.Connection,
-        table: sa.Table,
-        columns: Sequence[str],
-        rows: sa.Select[Any],
-        *,
-        key: Sequence[str],
-        born: Collection[str] = (),
-        newer: Newer,
-    ) -> int:
-        statement = conflict.upsert(insert, table, columns, rows, key=key, born=born, newer=newer)
-        return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
     def insert(
         self,
@@ -246,10 +208,6 @@ class SqliteEngine:
 
     def holders(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
         return []
-
-    async def close(self) -> None:
-        await self._writer.dispose()
-        await self._reader.dispose()
 
 
 def _affinity(type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:

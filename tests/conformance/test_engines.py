@@ -736,4 +736,4 @@ def test_no_password_is_shown_where_a_database_is_refused() -> None:
 
 def test_the_suite_runs_for_every_engine_there_is() -> None:
     there = {module.name for module in pkgutil.iter_modules(ingest.engines.__path__)}
-    assert there - {"base", "conflict"} == {driver.partition("+")[0] for driver in DRIVERS}
+    assert there - {"base", "conflict", "connected"} == {driver.partition("+")[0] for driver in DRIVERS}

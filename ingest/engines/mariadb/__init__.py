@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ingest.engines.base import Newer, PutOff, fitting
+from ingest.engines.connected import Server
 from ingest.engines.mariadb import bulk, ddl, errors
 from ingest.engines.mariadb.forms import (
     COLLATION,
@@ -65,32 +66,20 @@ _HOLDERS = """
 """
 
 
-class MariadbEngine:
+class MariadbEngine(Server):
     """A MariaDB database."""
 
     def __init__(self, url: sa.URL) -> None:
-        driver = url.drivername.partition("+")[2] or _DRIVERS[0]
-        if driver not in _DRIVERS:
-            raise ConfigError(
-                f"{driver} is not a driver this version uses",
-                where="database.url",
-                hint=" or ".join(_DRIVERS),
-            )
+        super().__init__(url, "mariadb", _DRIVERS)
         if not url.database:
             raise ConfigError(
                 "names no database", where="database.url", hint='"mariadb://user@host/database"'
             )
-        self._url = url.set(drivername=f"mariadb+{driver}")
         #: bytes that the server takes at once
         self._packet = 0
         self._writer = self._engine("READ COMMITTED", _UNCHECKED)
         self._reader = self._engine("REPEATABLE READ")
         self.dialect: sa.Dialect = self._writer.sync_engine.dialect
-
-    @property
-    def place(self) -> str:
-        port = f":{self._url.port}" if self._url.port else ""
-        return f"mariadb://{self._url.host or ''}{port}/{self._url.database}"
 
     async def create(self) -> None:
         async with self.reader() as connection:
@@ -109,43 +98,14 @@ class MariadbEngine:
     def _unfit(self, why: str, needs: str) -> Stop:
         return Stop(why, where=self.place, hint=f"a mirror needs MariaDB with {needs}")
 
-    async def exists(self) -> bool:
-        async with self.reader():
-            return True
-
-    @asynccontextmanager
-    async def writer(self) -> AsyncIterator[AsyncConnection]:
-        async with self._connection(self._writer) as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def reader(self) -> AsyncIterator[AsyncConnection]:
-        async with self._connection(self._reader) as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        opened = False
-        try:
-            async with engine.connect() as connection:
-                opened = True
-                yield connection
-        except sa.exc.InvalidRequestError as error:
-            if opened:
-                raise
-            raise self._unfit("it is not MariaDB", f"{_dotted(_OLDEST)} or later") from error
-        except (sa.exc.DBAPIError, OSError) as error:
-            if isinstance(error, sa.exc.IntegrityError) or (opened and isinstance(error, OSError)):
-                raise
-            raise self._stop(error, opened=opened) from error
-
     def _stop(self, error: Exception, *, opened: bool) -> Stop:
+        if isinstance(error, sa.exc.InvalidRequestError):
+            return self._unfit("it is not MariaDB", f"{_dotted(_OLDEST)} or later")
+        return super()._stop(error, opened=opened)
+
+    def _said(self, error: Exception) -> str:
         said = errors.said(error)
-        if not opened:
-            return Stop(f"cannot be reached: {said}", where=self.place, hint="check database.url")
-        if errors.is_of_a_reader(error):
-            said = f"this connection is readonly: {said}"
-        return Stop(said, where=self.place, hint="the run goes on from here when it is put right")
+        return f"this connection is readonly: {said}" if errors.is_of_a_reader(error) else said
 
     def _engine(self, isolation: str, *settings: str) -> AsyncEngine:
         try:
@@ -162,9 +122,7 @@ class MariadbEngine:
                 },
             )
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"{error.name} is not installed", where="database.url", hint="pip install 'ingest[mariadb]'"
-            ) from error
+            raise self._not_installed(error) from error
         dialect: Any = engine.sync_engine.dialect
         if dialect.driver == "aiomysql":
             _see_that_it_spells_bytes()
@@ -427,10 +385,6 @@ class MariadbEngine:
                 for number, user, since in connection.execute(sa.text(_HOLDERS))
             ]
         return []
-
-    async def close(self) -> None:
-        await self._writer.dispose()
-        await self._reader.dispose()
 
 
 def _dotted(version: Sequence[Any]) -> str:

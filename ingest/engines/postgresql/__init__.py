@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ingest.engines import conflict
-from ingest.engines.base import Newer, PutOff, fitting
+from ingest.engines.base import PutOff, fitting
+from ingest.engines.conflict import OnConflict
+from ingest.engines.connected import Server
 from ingest.engines.postgresql import ddl
 from ingest.engines.postgresql.copying import copy
 from ingest.engines.postgresql.forms import Stored, json_text, kind_of
-from ingest.errors import ConfigError, Stop
+from ingest.errors import Stop
 from ingest.form import plain
 
 #: the drivers there are, the preferred one first
@@ -51,26 +51,16 @@ _HOLDERS = """
 """
 
 
-class PostgresqlEngine:
+class PostgresqlEngine(OnConflict, Server):
     """A PostgreSQL database, as its tables' owner."""
 
+    _insert_into = staticmethod(insert)
+
     def __init__(self, url: sa.URL) -> None:
-        driver = url.drivername.partition("+")[2] or _DRIVERS[0]
-        if driver not in _DRIVERS:
-            raise ConfigError(
-                f"{driver} is not a driver this version uses",
-                where="database.url",
-                hint=f"{' or '.join(_DRIVERS)}",
-            )
-        self._url = url.set(drivername=f"postgresql+{driver}")
+        super().__init__(url, "postgresql", _DRIVERS)
         self._writer = self._engine("SET CONSTRAINTS ALL DEFERRED")
         self._reader = self._engine("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         self.dialect: sa.Dialect = self._writer.sync_engine.dialect
-
-    @property
-    def place(self) -> str:
-        port = f":{self._url.port}" if self._url.port else ""
-        return f"postgresql://{self._url.host or ''}{port}/{self._url.database or ''}"
 
     async def create(self) -> None:
         async with self.reader() as connection:
@@ -81,38 +71,6 @@ class PostgresqlEngine:
                 where=self.place,
                 hint="a mirror needs a database with ENCODING 'UTF8'",
             )
-
-    async def exists(self) -> bool:
-        async with self.reader():
-            return True
-
-    @asynccontextmanager
-    async def writer(self) -> AsyncIterator[AsyncConnection]:
-        async with self._connection(self._writer) as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def reader(self) -> AsyncIterator[AsyncConnection]:
-        async with self._connection(self._reader) as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        opened = False
-        try:
-            async with engine.connect() as connection:
-                opened = True
-                yield connection
-        except (sa.exc.DBAPIError, OSError) as error:
-            if isinstance(error, sa.exc.IntegrityError) or (opened and isinstance(error, OSError)):
-                raise
-            raise self._stop(error, opened=opened) from error
-
-    def _stop(self, error: Exception, *, opened: bool) -> Stop:
-        said = _first_line(error)
-        if not opened:
-            return Stop(f"cannot be reached: {said}", where=self.place, hint="check database.url")
-        return Stop(said, where=self.place, hint="the run goes on from here when it is put right")
 
     def _engine(self, begin: str) -> AsyncEngine:
         arguments: dict[str, Any]
@@ -125,11 +83,7 @@ class PostgresqlEngine:
                 self._url, poolclass=NullPool, hide_parameters=True, connect_args=arguments
             )
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"{error.name} is not installed",
-                where="database.url",
-                hint="pip install 'ingest[postgresql]'",
-            ) from error
+            raise self._not_installed(error) from error
         dialect = engine.sync_engine.dialect
         dialect.ddl_compiler = ddl.Compiler
         # by the second name Alembic knows it, and would find other types in the tables than were made
@@ -183,37 +137,6 @@ class PostgresqlEngine:
         newest = self.in_order(column).desc()
         # an index is read backwards only where NULL has no place to be in
         return newest if getattr(column, "nullable", True) is False else newest.nulls_last()
-
-    def insert_new(
-        self, connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]
-    ) -> None:
-        connection.execute(conflict.insert_new(insert, table, columns, rows))
-
-    def upsert(
-        self,
-        connection: sa.Connection,
-        table: sa.Table,
-        columns: Sequence[str],
-        rows: sa.Select[Any],
-        *,
-        key: Sequence[str],
-        born: Collection[str] = (),
-    ) -> None:
-        connection.execute(conflict.upsert(insert, table, columns, rows, key=key, born=born))
-
-    def upsert_newer(
-        self,
-        connection: sa.Connection,
-        table: sa.Table,
-        columns: Sequence[str],
-        rows: sa.Select[Any],
-        *,
-        key: Sequence[str],
-        born: Collection[str] = (),
-        newer: Newer,
-    ) -> int:
-        statement = conflict.upsert(insert, table, columns, rows, key=key, born=born, newer=newer)
-        return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
     def insert(
         self,
@@ -283,6 +206,9 @@ class PostgresqlEngine:
         said = _first_line(error)
         return f"{_CONSTRAINTS[state]}: {said}" if state in _CONSTRAINTS else said
 
+    def _said(self, error: Exception) -> str:
+        return _first_line(error)
+
     def passing(self, error: sa.exc.DBAPIError) -> bool:
         return _state(error) in _PASSING
 
@@ -293,10 +219,6 @@ class PostgresqlEngine:
             + (f" since {since:%F %T} UTC" if since else "")
             for held, who, since in rows
         ]
-
-    async def close(self) -> None:
-        await self._writer.dispose()
-        await self._reader.dispose()
 
 
 def _first_line(error: Exception) -> str:

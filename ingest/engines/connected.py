@@ -1,0 +1,85 @@
+"""What engines share: connections that write, connections that read, and what is said when one breaks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ingest.errors import ConfigError, Stop
+
+
+class Connected(ABC):
+    """An engine by its connections."""
+
+    _writer: AsyncEngine
+    _reader: AsyncEngine
+
+    def writer(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._connection(self._writer)
+
+    def reader(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._connection(self._reader)
+
+    @abstractmethod
+    def _connection(self, engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A connection of its own; Stop when it cannot be had, or breaks."""
+
+    async def close(self) -> None:
+        await self._writer.dispose()
+        await self._reader.dispose()
+
+
+class Server(Connected):
+    """The engine of a server's database."""
+
+    def __init__(self, url: sa.URL, scheme: str, drivers: Sequence[str]) -> None:
+        #: `drivers`: those there are, the preferred one first
+        driver = url.drivername.partition("+")[2] or drivers[0]
+        if driver not in drivers:
+            raise ConfigError(
+                f"{driver} is not a driver this version uses", where="database.url", hint=" or ".join(drivers)
+            )
+        self._scheme, self._url = scheme, url.set(drivername=f"{scheme}+{driver}")
+
+    @property
+    def place(self) -> str:
+        port = f":{self._url.port}" if self._url.port else ""
+        return f"{self._scheme}://{self._url.host or ''}{port}/{self._url.database or ''}"
+
+    async def exists(self) -> bool:
+        async with self.reader():
+            return True
+
+    @asynccontextmanager
+    async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        opened = False
+        try:
+            async with engine.connect() as connection:
+                opened = True
+                yield connection
+        except sa.exc.IntegrityError:
+            raise
+        except (sa.exc.DBAPIError, sa.exc.InvalidRequestError, OSError) as error:
+            if opened and not isinstance(error, sa.exc.DBAPIError):
+                raise
+            raise self._stop(error, opened=opened) from error
+
+    def _stop(self, error: Exception, *, opened: bool) -> Stop:
+        """What is said of a connection that cannot be had, or broke."""
+        said = self._said(error)
+        if not opened:
+            return Stop(f"cannot be reached: {said}", where=self.place, hint="check database.url")
+        return Stop(said, where=self.place, hint="the run goes on from here when it is put right")
+
+    @abstractmethod
+    def _said(self, error: Exception) -> str:
+        """What went wrong, without the values of a row."""
+
+    def _not_installed(self, error: ModuleNotFoundError) -> ConfigError:
+        """What is said where a driver is missing."""
+        hint = f"pip install 'ingest[{self._scheme}]'"
+        return ConfigError(f"{error.name} is not installed", where="database.url", hint=hint)
