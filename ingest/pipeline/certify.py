@@ -61,12 +61,14 @@ def certify(connection: sa.Connection, facts: Facts, proven: Proven) -> Certific
     )
 
 
-def finished(certificate: Certificate, fetch: FetchReport, *, gaps: int, pending: int) -> Certificate:
-    """The certificate with what fetching came to and what is left to load, and its exit status."""
+def finished(
+    certificate: Certificate, fetch: FetchReport, *, gaps: int, pending: int, said: tuple[str, ...] = ()
+) -> Certificate:
+    """The certificate with what fetching came to, what is left to load, what else is to be said; its exit."""
     final = msgspec.structs.replace(certificate, fetch=fetch, gaps=gaps, pending=pending)
     incomplete = bool(fetch.failures or gaps or pending or final.load.letters)
     return msgspec.structs.replace(
-        final, exit=final.exit or (3 if incomplete else 0), remarks=(*final.remarks, *_remarks(final))
+        final, exit=final.exit or (3 if incomplete else 0), remarks=(*final.remarks, *said, *_remarks(final))
     )
 
 

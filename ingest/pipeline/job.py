@@ -116,6 +116,7 @@ class Job:
         if rebuild:
             staged = [(stamp, one.source, one.stream) async for stamp, _, one in self._log.envelopes()]
             self._loader.check(staged)
+            await self._machine.drift.refuse_loss()
             await self._database.write(partial(_empty, catalog=self._catalog, engine=self._database.engine))
             return await self._run("replay --rebuild", [], None, whole=True)
         if path is None:
@@ -128,7 +129,8 @@ class Job:
         return await self._run("replay", sources, lambda fetcher: fetcher.sync())
 
     async def verify(self) -> Certificate:
-        """Audit everything, and certify it."""
+        """Audit everything, and certify it; LogDrift when the page log is not the one it was loaded from."""
+        self._machine.remarks += await self._machine.drift.audit()
         return await self._run("verify", [], None, whole=True, load=False)
 
     async def retry_dead_letters(self) -> Certificate:
@@ -204,7 +206,7 @@ class Job:
             build(connection)
 
         await self._database.write(create)
-        await self._machine.attach_log()
+        self._machine.remarks = await self._machine.drift.attach(self._machine.observe)
 
     async def warn(self) -> None:
         """Say that the integrity window is open, if it is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ from ingest.clock import Clock
 from ingest.config import Config, ConfiguredSource
 from ingest.database import Database
 from ingest.engines import Engine
-from ingest.errors import LogDrift, UsageError
+from ingest.errors import UsageError
 from ingest.fetch.client import Client
 from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.known import gaps, recall
@@ -23,12 +22,13 @@ from ingest.keys import Keys
 from ingest.ledger import LOGS
 from ingest.load.loader import Loader
 from ingest.pipeline import limits
+from ingest.pipeline.drift import Drift
 from ingest.reconcile.reconciler import Reconciler
 from ingest.replay import ReplayTransport
 from ingest.report import Gap, Observer
 from ingest.source import Source
 from ingest.staging import PageLog
-from ingest.types import LogIdentity, Page
+from ingest.types import Page
 
 
 class Machine:
@@ -46,6 +46,9 @@ class Machine:
     ) -> None:
         self.config, self.catalog, self.database, self.log = config, catalog, database, log
         self.observe, self.clock = observe, clock
+        self.drift = Drift(database, log, config.log_path)
+        #: how log and database differ, for every certificate
+        self.remarks: tuple[str, ...] = ()
         self.healer = Healer(_sources(config), catalog, database.engine, modules=_modules(config))
         self.loader = loader_of(config, catalog, database.engine, database.keys)
         self.reconciler = Reconciler(
@@ -110,28 +113,6 @@ class Machine:
                 found += gaps(await recall(self.log, name), source.source.streams)
         return found
 
-    async def attach_log(self) -> None:
-        """Note the log in the ledger; a log that is behind it, or new to it, begins a generation above."""
-        identity, top = self.log.identity, await self.log.top()
-        highest, known = await self.database.read(partial(_known_logs, identity=identity))
-        if (known and top < highest) or (not known and highest > 0 and top <= highest):
-            if not known and top:
-                raise LogDrift(
-                    "this database was filled from another page log",
-                    where=str(self.config.log_path),
-                    hint="put that log back, or mirror into a new database",
-                )
-            identity = await self.log.new_generation(highest)
-            self.observe("log.generation", generation=identity.generation, above=highest)
-        if not known:
-            await self.database.write(
-                lambda connection: connection.execute(
-                    sa.insert(LOGS).values(
-                        log=identity.id, generation=identity.generation, top_stamp=0, loaded_to=0
-                    )
-                )
-            )
-
 
 def said(clock: Clock) -> str:
     """The time as the ledger keeps it."""
@@ -173,10 +154,3 @@ def _sources(config: Config) -> dict[str, Source]:
 def _modules(config: Config) -> dict[str, str]:
     """The module of models that each source's entities are looked for in."""
     return {name: f"{one.package}.models" for name, one in config.sources.items()}
-
-
-def _known_logs(connection: sa.Connection, *, identity: LogIdentity) -> tuple[int, bool]:
-    """The highest stamp that was ever loaded, and whether it was of this log that pages were."""
-    rows = connection.execute(sa.select(LOGS)).all()
-    highest = max((row.top_stamp for row in rows), default=0)
-    return highest, any(row.log == identity.id for row in rows)

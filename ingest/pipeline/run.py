@@ -88,7 +88,7 @@ class Run:
             certificate = await self._settle(whole=whole or await self._covers_all(), load=load)
         pending, _ = (0, 0) if load else await self._machine.pending()
         gaps = len(await self._machine.gaps(self._fetchers if fetch is not None else {}))
-        final = finished(certificate, self._fetch, gaps=gaps, pending=pending)
+        final = finished(certificate, self._fetch, gaps=gaps, pending=pending, said=self._machine.remarks)
         await self._database.write(partial(self._end, final=final))
         self._observe("run.finished", exit=final.exit)
         return final

@@ -69,6 +69,9 @@ class PageLog(Protocol):
     async def prune(self, stamps: Iterable[int]) -> int:
         """Drop bodies, never envelopes; returns how many there were to drop."""
 
+    async def pruned(self, after: int = 0) -> list[int]:
+        """The stamps above a stamp whose bodies were dropped, in their order."""
+
     async def quick_check(self) -> None:
         """Stop when the stored log is damaged."""
 

@@ -43,6 +43,10 @@ PRUNED_AT_ONCE: Final = 500
 _PAGES: Final = (
     f"SELECT page.stamp, after, {ENVELOPE_COLUMNS}, zstd FROM page LEFT JOIN body ON body.stamp = page.stamp"
 )
+_PRUNED: Final = (
+    "SELECT stamp FROM page WHERE stamp > ? "
+    "AND NOT EXISTS (SELECT 1 FROM body WHERE body.stamp = page.stamp) ORDER BY stamp"
+)
 _HEAD: Final = "SELECT stamp FROM head WHERE source = ? AND stream = ? AND partition = ?"
 #: a snapshot of more than the log holds is not of this log
 _FOLD: Final = (
@@ -172,6 +176,10 @@ class SqlitePageLog:
         while some := list(islice(waiting, PRUNED_AT_ONCE)):
             dropped += await queue.alone(partial(writer.prune, some))
         return dropped
+
+    async def pruned(self, after: int = 0) -> list[int]:
+        """The stamps above a stamp whose bodies were dropped, in their order."""
+        return [stamp for (stamp,) in await self._rows(_PRUNED, (after,))]
 
     async def quick_check(self) -> None:
         """Stop when the file is damaged, or when the heads are not those of the pages."""

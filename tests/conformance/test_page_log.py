@@ -519,6 +519,8 @@ async def test_pruning_drops_bodies_and_keeps_envelopes(logs: Logs, log: PageLog
     await log.close()
     log = await logs.open()
     assert [page.body for page in await log.read()] == [None, b"1", None, b"3"]
+    assert await log.pruned() == [stamps[0], stamps[2]]
+    assert await log.pruned(stamps[0]) == [stamps[2]]
     assert [each async for each in log.envelopes()] == kept
     assert await log.head("tms", "messages", "0") == stamps[0]
 
