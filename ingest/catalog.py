@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapper, RelationshipProperty, configure_mappers
@@ -95,6 +95,14 @@ class Nested:
     complete: bool = False
 
 
+class Unique(NamedTuple):
+    """Columns of which no two rows have the same values."""
+
+    columns: tuple[str, ...]
+    #: the last of them that a row can do without, if there is any; with NULL there it claims nothing
+    optional: str | None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
     """One mirrored table."""
@@ -109,6 +117,8 @@ class Table:
     entity: str | None = None
     #: columns nobody states, and the constants that a new row has in them (python values)
     born: dict[str, Any] = field(default_factory=dict)
+    #: what is unique beside the key
+    uniques: tuple[Unique, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -271,9 +281,28 @@ def _table(sql: sa.Table, mapper: Mapper[Any] | None) -> Table:
         nested=tuple(_nested(mapper)) if mapper else (),
         entity=mapper.class_.__name__ if mapper else None,
         born=dict(_born(sql)),
+        uniques=tuple(_uniques(sql)),
     )
     _check_mirror(table)
     return table
+
+
+def _uniques(sql: sa.Table) -> Iterator[Unique]:
+    """What is unique among stated columns; of a part of the rows, or of an expression, nothing is known."""
+    constraints = [list(one.columns) for one in sql.constraints if isinstance(one, sa.UniqueConstraint)]
+    indexes = [list(one.columns) for one in sql.indexes if one.unique and not _is_partial(one)]
+    found = set()
+    for columns in (*constraints, *indexes):
+        if not any(isinstance(plain(one.type), sa.LargeBinary) or not _statable(one) for one in columns):
+            optional = [_name(column) for column in columns if column.nullable and not column.primary_key]
+            found.add(Unique(tuple(map(_name, columns)), optional[-1] if optional else None))
+    yield from sorted(found, key=lambda one: one.columns)
+
+
+def _is_partial(index: sa.Index) -> bool:
+    if not all(isinstance(one, sa.Column) for one in index.expressions):
+        return True
+    return any(options.get("where") is not None for options in index.dialect_options.values())
 
 
 def _born(sql: sa.Table) -> Iterator[tuple[str, Any]]:

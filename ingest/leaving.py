@@ -10,7 +10,7 @@ and come back with it. So it is marked: nobody states it any more, and everybody
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -70,7 +70,7 @@ class Leaving:
                 "ingest_exceptions": nothing,
             }
             connection.execute(
-                sa.update(table.sql).where(chosen, referred).values({**mark, **dict(self._freed(table))})
+                sa.update(table.sql).where(chosen, referred).values({**mark, **self.freed(table)})
             )
             chosen = sa.and_(chosen, is_here(table.sql))
         connection.execute(sa.delete(table.sql).where(chosen))
@@ -100,15 +100,17 @@ class Leaving:
         if nullable:
             connection.execute(sa.update(hold.child).where(is_in(columns, marked)).values(nullable))
 
-    def _freed(self, table: Table) -> Iterator[tuple[str, Any]]:
-        """What a marked row has in unique columns, so that another row can have what it had."""
+    def freed(self, table: Table) -> dict[str, Any]:
+        """What rows have in unique columns for as long as another may have what they had."""
+        freed: dict[str, Any] = {}
         for column in _unique_columns(table.sql):
             if column.nullable:
-                yield column.name, None
+                freed[column.name] = None
             elif isinstance(column.type, sa.String) and not isinstance(column.type, sa.Enum):
                 key = self._engine.key_json([table.sql.c[name] for name in table.key])
                 own = sa.literal("~", sa.Text) + key
-                yield column.name, sa.func.substr(own, 1, column.type.length or 1000)
+                freed[column.name] = sa.func.substr(own, 1, column.type.length or 1000)
+        return freed
 
 
 def _refers(hold: _Hold, table: sa.Table) -> sa.ColumnElement[bool]:

@@ -83,7 +83,7 @@ WITHHELD = sa.Table(
     #: the stated value as JSON; for a row {"values": {column: value}, "exceptions": {column: rank}}
     sa.Column("value", sa.Text),
     *_rank(),
-    #: missing | cascade | deleted | incomplete | refused
+    #: missing | cascade | deleted | incomplete | collision | refused
     sa.Column("reason", sa.String(16), nullable=False),
     sa.Column("target_table", sa.String(_TABLE)),
     sa.Column("target_key", sa.String(KEY_LENGTH)),

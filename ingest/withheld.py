@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from ingest.catalog import Table
 
 #: why a value is kept aside. missing: its parent is not in the mirror; cascade, deleted: a tombstone;
-#: incomplete: a NOT NULL column was never stated; refused: its parent is there again, but a constraint is
-#: against it (another row has its unique value)
-Reason = Literal["missing", "cascade", "deleted", "incomplete", "refused"]
+#: incomplete: a NOT NULL column was never stated; collision: a newer row has its unique value; refused: its
+#: parent is there again, but a constraint is against it
+Reason = Literal["missing", "cascade", "deleted", "incomplete", "collision", "refused"]
 
 #: in `column`, before a foreign key's name: one of the references for which a whole row is withheld
 FOR = ">"

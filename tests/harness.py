@@ -97,6 +97,8 @@ class Mirrored:
     def _settle(self, connection: sa.Connection) -> Proven:
         build(connection)
         self.reconciler.settle(connection)
+        while self.loader.settle_claims(connection):
+            self.reconciler.settle(connection)
         touched = self.reconciler.prove(connection, whole=False)
         assert touched.holds, touched
         self.reconciler.clear(connection)

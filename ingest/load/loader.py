@@ -125,6 +125,12 @@ class Loader:
         self._mark(connection, pages, batch, counts, log=log, run=run)
         return counts
 
+    def settle_claims(self, connection: sa.Connection) -> bool:
+        """Let rows that wait for a unique value have it, where it is free or they are newer; if any does."""
+        self._store.bind(connection)
+        done = [self._store.settle_claims(connection, name) for name in sorted(self._store.catalog.tables)]
+        return any(done)
+
     def _spoken_of_by_letters(self, connection: sa.Connection) -> frozenset[str]:
         """The tables that open dead letters may state rows of; all, where it is not known what one is."""
         opened = sa.select(DEAD_LETTERS.c.table).where(DEAD_LETTERS.c.state == "open").distinct()

@@ -13,15 +13,15 @@ before and after.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
-from ingest.catalog import Catalog, Table, stored_births, stored_defaults
+from ingest.catalog import Catalog, Table, Unique, stored_births, stored_defaults
 from ingest.engines.base import Columns, Engine
 from ingest.keys import (
     TOUCHED_LIMIT,
@@ -39,6 +39,7 @@ from ingest.keys import (
 from ingest.leaving import Leaving, is_here
 from ingest.ledger import PAGES, TOMBSTONES, WITHHELD
 from ingest.load.batch import Batch, FullRow, Letter
+from ingest.load.claims import NOTHING, WAITING, Claim, Lost, claiming, claims_of, lost_by
 from ingest.load.merge import Stated, Statement, Tombstone, dump_exceptions, load_stated, merge, shown
 from ingest.mirror import LEDGER_COLUMNS
 from ingest.types import Key
@@ -56,6 +57,8 @@ class Outcome(NamedTuple):
     written: int
     kept: int
     rejected: int
+    #: keys of which it was decided anew what is shown and what is withheld
+    decided: int = 0
 
 
 class Known(NamedTuple):
@@ -65,6 +68,8 @@ class Known(NamedTuple):
     shown: bool
     #: the reason the whole row is withheld for, None when it is not
     withheld: str | None
+    #: what it does not show because another row has it
+    lost: Lost = NOTHING
 
 
 @dataclass(slots=True)
@@ -79,6 +84,20 @@ class _Changes:
     void: list[Key] = field(default_factory=list)
     written: int = 0
     kept: int = 0
+
+    def leave_out(self, keys: Collection[Key]) -> None:
+        """Change nothing of what is withheld for these keys after all."""
+        texts = set(map(dump_key, keys))
+        self.void = [key for key in self.void if key not in keys]
+        self.withhold = [entry for entry in self.withhold if entry[1] not in texts]
+
+
+class _Collision(Exception):
+    """Rows want a unique value that another row has, or wants too."""
+
+    def __init__(self, keys: frozenset[Key]) -> None:
+        super().__init__()
+        self.keys = keys
 
 
 class Store:
@@ -101,39 +120,85 @@ class Store:
         """Write what the batch says of one table. `in_order`: every lower stamp is loaded."""
         table = self.catalog.tables[name]
         self._asked.update(batch.asked)
-        full, partial = dict(batch.full.get(name, {})), dict(batch.partial.get(name, {}))
+        if not table.uniques:
+            return self._apply(connection, table, batch, in_order=in_order)
+        contested = self._waiting(connection, table, batch)
+        return self._apply_contested(connection, table, batch, in_order=in_order, contested=contested)
+
+    def settle_claims(self, connection: sa.Connection, name: str) -> bool:
+        """Let rows that wait for a unique value have it, where it is free or they are newer; if any does."""
+        table, nothing = self.catalog.tables[name], Batch()
+        contested = self._waiting(connection, table, nothing) if table.uniques else frozenset()
+        if not contested:
+            return False
+        # what a constraint is against all the same stays as it is: it was said when it was withheld
+        done = self._apply_contested(connection, table, nothing, in_order=True, contested=contested)
+        return done.decided > 0
+
+    def _apply_contested(
+        self,
+        connection: sa.Connection,
+        table: Table,
+        batch: Batch,
+        *,
+        in_order: bool,
+        contested: frozenset[Key],
+    ) -> Outcome:
+        """Write the table's part of a batch, where rows may want the unique values of others."""
+        while True:
+            try:
+                with connection.begin_nested():
+                    return self._apply(connection, table, batch, in_order=in_order, contested=contested)
+            except _Collision as collision:
+                # seldom: then all of it is done again, and the merge decides who has what
+                contested |= collision.keys
+                self.engine.clear(connection, self._batches[table.name])
+
+    def _apply(
+        self,
+        connection: sa.Connection,
+        table: Table,
+        batch: Batch,
+        *,
+        in_order: bool,
+        contested: frozenset[Key] = frozenset(),
+    ) -> Outcome:
+        """Write the table's part of a batch; _Collision where others than the `contested` want one value."""
+        name, full = table.name, dict(batch.full.get(table.name, {}))
+        partial = {key: list(statements) for key, statements in batch.partial.get(name, {}).items()}
         buried = batch.tombstones.get(name, {})
 
-        def to_merge(keys: set[Key]) -> None:
+        def to_merge(keys: Collection[Key]) -> None:
             for key in keys:
                 partial.setdefault(key, []).append(batch.as_statement(table.names, key, full.pop(key)))
 
         asides = self._has_asides(connection, table)
         fresh = not asides and connection.execute(_any_of(table.sql)).first() is None
         many = Outcome(0, 0, 0)
-        if in_order and len(full) > TOUCHED_LIMIT and not (asides or buried):
+        if in_order and len(full) > TOUCHED_LIMIT and not (asides or buried or contested):
             many = self._write_many(connection, table, full)
         # of records out of order, and of keys that were just buried, the merge decides
-        to_merge(full.keys() & buried.keys() if in_order else set(full))
+        to_merge(full.keys() & (buried.keys() | contested) if in_order else set(full))
         self._stage(connection, table, _in_key_order(full))
         if full and not fresh:
             to_merge(self._take_special(connection, table))
         rows = len(full)
         kept = 0 if fresh else self._drop_losers(connection, table)
-        changes = self._merge(connection, table, partial, buried, in_order=in_order)
+        changes = self._merge(connection, table, partial, buried, in_order=in_order, contested=contested)
         self._stage(connection, table, changes.show)
         if many.written or rows + len(changes.show) + len(changes.remove) > TOUCHED_LIMIT:
             self._touch_whole(connection, table)
         else:
             self._touch(connection, table, changes.remove)
         self._remove(connection, table, changes.remove)
-        refused = self._upsert(connection, table, batch)
-        changes.void = [key for key in changes.void if key not in refused]
+        refused = self._upsert(connection, table, batch, contested)
+        if refused:
+            changes.leave_out(refused)
         self._withhold(connection, table, changes)
         self._bury(connection, name, buried)
         self.engine.clear(connection, self._batches[name])
         written = many.written + rows - kept + changes.written - len(refused)
-        return Outcome(written, many.kept + kept + changes.kept, len(refused))
+        return Outcome(written, many.kept + kept + changes.kept, len(refused), len(changes.void))
 
     # -- the fast path ---------------------------------------------------------------------------
 
@@ -250,38 +315,75 @@ class Store:
         buried: Mapping[Key, Tombstone],
         *,
         in_order: bool,
+        contested: frozenset[Key],
     ) -> _Changes:
         changes = _Changes()
-        keys = partial.keys() | buried.keys()
+        keys = partial.keys() | buried.keys() | contested
         if not keys:
             return changes
         known = self.known(connection, table, keys)
         tombstones = self._tombstones(connection, table.name, buried)
+        merged: dict[Key, Known] = {}
         for key in sorted(keys):
-            before = known.get(key) or Known(Stated(), False, None)
+            before = known.setdefault(key, Known(Stated(), False, None))
             statements = partial.get(key, [])
-            tombstone = tombstones.get(key)
-            merged, written, kept = merge(before.stated, statements, tombstone, skip_equal=in_order)
+            if key in contested:
+                # what says nothing new still says it later than another row does
+                statements = [replace(one, forced=True) for one in statements]
+            stated, written, kept = merge(before.stated, statements, tombstones.get(key), skip_equal=in_order)
             changes.written, changes.kept = changes.written + written, changes.kept + kept
-            if merged is not before.stated or key in buried:
-                self._decide(table, key, before._replace(stated=merged), tombstone, changes)
+            merged[key] = before._replace(stated=stated)
+        lost = self._lost(table, {key: merged[key] for key in contested}, tombstones)
+        for key, one in merged.items():
+            now = lost.get(key, NOTHING)
+            if one.stated is not known[key].stated or key in buried or (key in contested and now != one.lost):
+                self._decide(table, key, one, tombstones.get(key), changes, now)
         return changes
 
+    def _lost(
+        self, table: Table, contested: Mapping[Key, Known], tombstones: Mapping[Key, Tombstone]
+    ) -> dict[Key, Lost]:
+        """What contested rows cannot show, for others have it; a row that is not shown claims nothing."""
+        claims: dict[Key, list[Claim]] = {}
+        for key, one in contested.items():
+            tombstone = tombstones.get(key)
+            row = shown(table, one.stated, self._fills[table.name]) if one.stated.known else None
+            if row is not None and not (tombstone is not None and tombstone.voids(one.stated.life)):
+                claims[key] = claims_of(table, key, one.stated, row)
+        return lost_by(claims)
+
     def _decide(
-        self, table: Table, key: Key, known: Known, tombstone: Tombstone | None, changes: _Changes
+        self,
+        table: Table,
+        key: Key,
+        known: Known,
+        tombstone: Tombstone | None,
+        changes: _Changes,
+        lost: Lost,
     ) -> None:
-        """Whether a merged row can be shown, or why not."""
+        """Whether a merged row can be shown, or why not; but for what it has `lost` to another."""
         stated = known.stated
         if not stated.known:
             return
         exceptions = dump_exceptions(table, stated, self.asked)
         row = shown(table, stated, self._fills[table.name])
         changes.void.append(key)
+        target: tuple[str | None, str | None] = _NO_TARGET
         if tombstone is not None and tombstone.voids(stated.life):
-            reason, target = "deleted", _NO_TARGET
+            reason = "deleted"
         elif row is None:
             reason, target = "incomplete", (table.name, dump_key(key))
+        elif lost is None:
+            reason = "collision"
         else:
+            for name in sorted(lost):
+                place = table.names.index(name)
+                if row[place] is not None:
+                    value = msgspec.json.encode(row[place]).decode()
+                    rank = stated.ranks.get(name, stated.rank)
+                    entry = (table.name, dump_key(key), name, value, *rank, "collision", *_NO_TARGET)
+                    changes.withhold.append(entry)
+                    row = (*row[:place], None, *row[place + 1 :])
             changes.show.append((*row, *stated.rank, exceptions))
             return
         if known.shown:
@@ -294,12 +396,15 @@ class Store:
         self.keys.fill(connection, table.name, keys)
         stated: dict[Key, dict[str, Any]] = {}
         whole: dict[Key, Known] = {}
+        lost: dict[Key, set[str]] = {}
         for row in connection.execute(sa.select(WITHHELD).where(self._withheld_of(table.name))).mappings():
             key = load_key(row["key"])
             if row["column"] == "":
                 whole[key] = self._withheld_row(table, row)
             elif row["value"] is not None:
                 stated.setdefault(key, {})[row["column"]] = msgspec.json.decode(row["value"])
+                if row["reason"] in WAITING:
+                    lost.setdefault(key, set()).add(row["column"])
         columns = [raw(self.engine, table.sql.c[name]) for name in (*table.names, *LEDGER_COLUMNS)]
         among = self.keys.among(table.name, [table.sql.c[name] for name in table.key])
         found = dict(whole)
@@ -307,9 +412,8 @@ class Store:
             key = tuple(row[name] for name in table.key)
             values = {**{name: row[name] for name in table.names}, **stated.get(key, {})}
             rank = (row[_RANK[0]], row[_RANK[1]], row[_RANK[2]])
-            found[key] = Known(
-                load_stated(table, values, rank, row["ingest_exceptions"], self.asked), True, None
-            )
+            known = load_stated(table, values, rank, row["ingest_exceptions"], self.asked)
+            found[key] = Known(known, True, None, frozenset(lost.get(key, NOTHING)))
         return found
 
     def _withheld_of(self, name: str) -> sa.ColumnElement[bool]:
@@ -319,7 +423,8 @@ class Store:
         values, exceptions = load_row(table, row["value"])
         rank = (row["version"], row["stamp"], row["ordinal"])
         padded = {**dict.fromkeys(table.names), **values}
-        return Known(load_stated(table, padded, rank, exceptions, self.asked), False, row["reason"])
+        lost = None if row["reason"] in WAITING else NOTHING
+        return Known(load_stated(table, padded, rank, exceptions, self.asked), False, row["reason"], lost)
 
     def _tombstones(
         self, connection: sa.Connection, name: str, buried: Mapping[Key, Tombstone]
@@ -335,6 +440,57 @@ class Store:
         for key, tombstone in buried.items():
             found[key] = found[key].joined(tombstone) if key in found else tombstone
         return found
+
+    # -- unique values ---------------------------------------------------------------------------
+
+    def _waiting(self, connection: sa.Connection, table: Table, batch: Batch) -> frozenset[Key]:
+        """The rows that wait for a unique value, and all that claim one of these values now."""
+        texts = sa.select(WITHHELD.c.key).where(
+            WITHHELD.c.table == table.name, WITHHELD.c.reason.in_(WAITING)
+        )
+        waiting = set(map(load_key, connection.scalars(texts.distinct())))
+        if not waiting:
+            return frozenset()
+        wanted: dict[Unique, set[tuple[Any, ...]]] = {}
+        for key, known in self.known(connection, table, waiting).items():
+            row = shown(table, known.stated, self._fills[table.name])
+            for claim in claims_of(table, key, known.stated, row or ()) if row is not None else ():
+                wanted.setdefault(claim.unique, set()).add(claim.value)
+        for unique, values in wanted.items():
+            waiting |= self._showing(connection, table, unique, sorted(values))
+            waiting |= claiming(table, batch, unique, values)
+        return frozenset(waiting)
+
+    def _showing(
+        self, connection: sa.Connection, table: Table, unique: Unique, values: list[tuple[Any, ...]]
+    ) -> set[Key]:
+        """The keys of the rows that show one of these values."""
+        columns = [table.sql.c[name] for name in unique.columns]
+        key = [raw(self.engine, table.sql.c[name]) for name in table.key]
+        found: set[Key] = set()
+        for value in values:
+            parts = zip(columns, value, strict=True)
+            same = [column == given(self.engine, part, column) for column, part in parts]
+            found.update(tuple(row) for row in connection.execute(sa.select(*key).where(*same)))
+        return found
+
+    def _colliding(self, connection: sa.Connection, table: Table) -> frozenset[Key]:
+        """The staged rows that want a value which another has or wants, and those others."""
+        new, old = self._batches[table.name], table.sql
+        theirs = [raw(self.engine, new.c[name]) for name in table.key]
+        ours = [raw(self.engine, old.c[name]) for name in table.key]
+        another = sa.or_(*(new.c[name] != old.c[name] for name in table.key))
+        found: set[Key] = set()
+        for unique in table.uniques:
+            wanted = [new.c[name] for name in unique.columns]
+            same = [column == old.c[name] for column, name in zip(wanted, unique.columns, strict=True)]
+            for row in connection.execute(sa.select(*theirs, *ours).where(*same, another)):
+                found |= {tuple(row[: len(theirs)]), tuple(row[len(theirs) :])}
+            told = [column.is_not(None) for column in wanted]
+            twice = sa.select(*wanted).where(*told).group_by(*wanted).having(sa.func.count() > 1)
+            several = sa.select(*theirs).where(is_in(wanted, sa.select(twice.subquery())))
+            found.update(tuple(row) for row in connection.execute(several))
+        return frozenset(found)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -369,40 +525,67 @@ class Store:
             among = self.keys.among(table.name, [table.sql.c[name] for name in table.key])
             self.leaving.remove(connection, table, among)
 
-    def _upsert(self, connection: sa.Connection, table: Table, batch: Batch) -> set[Key]:
-        """Write the staged rows; those that violate a constraint become dead letters, alone. Their keys."""
-        if self._upsert_rows(connection, table) is None:
-            return set()
+    def _upsert(
+        self, connection: sa.Connection, table: Table, batch: Batch, contested: frozenset[Key]
+    ) -> set[Key]:
+        """Write the staged rows; those that violate a constraint become dead letters, alone. Their keys.
+
+        _Collision instead where rows want the same unique value, and are not `contested` yet.
+        """
         new = self._batches[table.name]
+        parts: list[tuple[sa.ColumnElement[bool], bool]] = [(sa.true(), False)]
+        if contested:
+            self.keys.fill(connection, table.name, contested)
+            among = self.keys.among(table.name, [new.c[name] for name in table.key])
+            # those that hand values on make room for each other first
+            parts = [(among, True), (sa.not_(among), False)]
+        if all(self._upsert_rows(connection, table, one, room=room) is None for one, room in parts):
+            return set()
+        colliding = self._colliding(connection, table) - contested
+        if colliding:
+            raise _Collision(colliding)
         columns = [raw(self.engine, new.c[name]) for name in (*table.names, *_RANK)]
         staged = connection.execute(sa.select(*columns)).mappings()
         rows = {tuple(row[name] for name in table.key): row for row in staged}
-        refused = self._upsert_halves(connection, table, sorted(rows))
+        refused = self._upsert_halves(connection, table, sorted(rows.keys() & contested), room=True)
+        refused |= self._upsert_halves(connection, table, sorted(rows.keys() - contested))
         batch.letters += [_refused(table, key, rows[key], reason) for key, reason in refused.items()]
         return set(refused)
 
-    def _upsert_halves(self, connection: sa.Connection, table: Table, keys: list[Key]) -> dict[Key, str]:
+    def _upsert_halves(
+        self, connection: sa.Connection, table: Table, keys: list[Key], *, room: bool = False
+    ) -> dict[Key, str]:
         """Write the rows of these keys, and find out which ones cannot be: why, by key."""
+        if not keys:
+            return {}
         self.keys.fill(connection, table.name, keys)
         new = self._batches[table.name]
         among = self.keys.among(table.name, [new.c[name] for name in table.key])
-        reason = self._upsert_rows(connection, table, among)
+        reason = self._upsert_rows(connection, table, among, room=room)
         if reason is None:
             return {}
         if len(keys) == 1:
             return {keys[0]: reason}
         half = len(keys) // 2
-        first = self._upsert_halves(connection, table, keys[:half])
-        return first | self._upsert_halves(connection, table, keys[half:])
+        first = self._upsert_halves(connection, table, keys[:half], room=room)
+        return first | self._upsert_halves(connection, table, keys[half:], room=room)
 
     def _upsert_rows(
-        self, connection: sa.Connection, table: Table, *chosen: sa.ColumnElement[bool]
+        self, connection: sa.Connection, table: Table, chosen: sa.ColumnElement[bool], *, room: bool
     ) -> str | None:
-        """Write the staged rows, or the chosen ones; none, and what one violates, when one does."""
-        columns, rows = self._staged(table, *chosen)
+        """Write the chosen staged rows; none, and what one violates, when one does.
+
+        `room`: what they have in unique columns is given up first, for they may hand it on in a ring.
+        """
+        columns, rows = self._staged(table, chosen)
         born = self._births[table.name]
 
         def upsert() -> None:
+            if room:
+                key, new = [table.sql.c[name] for name in table.key], self._batches[table.name]
+                written = sa.select(*(new.c[name] for name in table.key)).where(chosen)
+                freed = self.leaving.freed(table)
+                connection.execute(sa.update(table.sql).where(is_in(key, written)).values(freed))
             self.engine.upsert(connection, table.sql, columns, rows, key=table.key, born=born)
 
         return self._violated(connection, upsert)

@@ -11,3 +11,5 @@ BATCH = 50_000
 BATCH_BYTES = 128 * 2**20
 #: pages read from the log at once
 READ = 50
+#: times that unique values and references are settled in turn, where each waits for the other
+ROUNDS = 10

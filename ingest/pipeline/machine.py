@@ -81,6 +81,14 @@ class Machine:
             **ways,
         )
 
+    def settle(self, connection: sa.Connection) -> None:
+        """Reconcile; what is kept aside then makes room for rows that wait, and what they lead to is next."""
+        self.reconciler.settle(connection)
+        for _ in range(limits.ROUNDS):
+            if not self.loader.settle_claims(connection):
+                break
+            self.reconciler.settle(connection)
+
     async def pages(self, after: int = 0) -> AsyncIterator[Page]:
         """Every staged page above a stamp."""
         while pages := await self.log.read(after, limit=limits.READ):

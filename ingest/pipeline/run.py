@@ -232,7 +232,7 @@ class Run:
         """One try at the whole: kept when nothing is left to ask for and it is proven, or in a window."""
         counts, written = self._load(connection, load=load)
         build(connection)
-        self._machine.reconciler.settle(connection)
+        self._machine.settle(connection)
         asks = self._asks(connection)
         if asks:
             return self._windowed, _Attempt(self._windowed, asks, None, counts, written)

@@ -1,0 +1,284 @@
+"""Rows that claim one unique value: the newest shows it, whatever came in which order."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from ingest.engines import Engine, engine_for
+from ingest.ledger import DEAD_LETTERS, WITHHELD
+from ingest.load import store as store_room
+from ingest.mirror import Mirror, when_missing
+from ingest.source import Source
+from ingest.types import LOWEST_VERSION, Page
+from tests.databases import TestDatabase
+from tests.harness import Mirrored, mirrored, page
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    """A user cannot be without a name, and can be without a mail."""
+
+    __tablename__ = "users"
+    __mirror__ = Mirror(version="rev")
+    __table_args__ = (
+        CheckConstraint("age >= 0", name="age_is_not_negative"),
+        UniqueConstraint("team", "shirt"),
+        Index("ix_users_mail", "mail", unique=True),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    rev: Mapped[int | None]
+    name: Mapped[str] = mapped_column(String(20), unique=True)
+    mail: Mapped[str | None] = mapped_column(String(20))
+    team: Mapped[str | None] = mapped_column(String(20))
+    shirt: Mapped[int | None]
+    age: Mapped[int | None]
+    boss_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", info=when_missing("park")))
+
+
+class Post(Base):
+    __tablename__ = "posts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", info=when_missing("null")))
+
+
+SOURCE = msgspec.convert(
+    {
+        "streams": {
+            "users": {"path": "/users", "entity": "User"},
+            "posts": {"path": "/posts", "entity": "Post"},
+            "gone": {"path": "/gone", "entity": "User", "deletes": True},
+        }
+    },
+    Source,
+)
+UNIQUE = (("name",), ("mail",), ("team", "shirt"))
+ENGINES = ("sqlite", "postgresql", "mariadb")
+
+
+@pytest.fixture(params=ENGINES)
+async def mirror(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Mirrored]:
+    where: Path | str = tmp_path
+    if request.param != "sqlite":
+        made: TestDatabase = request.getfixturevalue(request.param)
+        where = made.url
+    async with mirrored(where, sys.modules[__name__], SOURCE) as opened:
+        await opened.open_window()
+        yield opened
+
+
+def user(key: int, name: str, mail: str | None = None, **more: Any) -> dict[str, Any]:
+    blank = {"rev": None, "team": None, "shirt": None, "age": None, "boss_id": None}
+    return {"id": key, "name": name, "mail": mail, **blank, **more}
+
+
+async def shown(mirror: Mirrored) -> dict[int, tuple[str, str | None]]:
+    return {key: (row["name"], row["mail"]) for (key,), row in (await mirror.rows("users")).items()}
+
+
+async def load(mirror: Mirrored, stamp: int, *records: dict[str, Any], stream: str = "users") -> None:
+    counts = await mirror.load([page(stamp, stream, list(records), asked=stamp - 1)])
+    assert counts.records == counts.written + counts.kept + counts.rejected
+    assert (await mirror.settle()).holds
+
+
+async def test_names_are_passed_on_in_a_ring(mirror: Mirrored) -> None:
+    await load(mirror, 1, user(1, "a"), user(2, "b"), user(3, "c"))
+    await load(mirror, 2, user(1, "b"), user(2, "c"), user(3, "a"))
+    assert await shown(mirror) == {1: ("b", None), 2: ("c", None), 3: ("a", None)}
+    assert await mirror.withheld() == {}
+    assert await mirror.ledger(DEAD_LETTERS) == []
+
+
+async def test_who_loses_a_value_shows_null_and_has_it_again_when_it_is_free(mirror: Mirrored) -> None:
+    await load(mirror, 1, user(1, "a", "m"))
+    await load(mirror, 2, user(2, "b", "m"))
+    assert await shown(mirror) == {1: ("a", None), 2: ("b", "m")}
+    assert await mirror.withheld() == {("users", (1,), "mail"): "m"}
+    assert [one["reason"] for one in await mirror.ledger(WITHHELD)] == ["collision"]
+    await load(mirror, 3, user(2, "b", "other"))
+    assert await shown(mirror) == {1: ("a", "m"), 2: ("b", "other")}
+    assert await mirror.withheld() == {}
+
+
+async def test_who_cannot_be_without_it_is_kept_aside_whole_with_what_refers_to_it(mirror: Mirrored) -> None:
+    await load(mirror, 1, user(1, "a", "m"))
+    await load(mirror, 2, {"id": 7, "user_id": 1}, stream="posts")
+    await load(mirror, 3, user(2, "a", "m2"), user(3, "c", "m"))
+    assert await shown(mirror) == {2: ("a", "m2"), 3: ("c", "m")}
+    assert (await mirror.rows("posts"))[(7,)]["user_id"] is None
+    await load(mirror, 4, user(2, "new", "m2"))
+    assert await shown(mirror) == {1: ("a", None), 2: ("new", "m2"), 3: ("c", "m")}
+    assert (await mirror.rows("posts"))[(7,)]["user_id"] == 1
+
+
+async def test_a_deleted_rows_value_goes_to_the_newest_who_waits(mirror: Mirrored) -> None:
+    for key in (1, 2, 3):
+        await load(mirror, key, user(key, str(key), "m"))
+    assert await shown(mirror) == {1: ("1", None), 2: ("2", None), 3: ("3", "m")}
+    await load(mirror, 4, {"id": 3}, stream="gone")
+    assert await shown(mirror) == {1: ("1", None), 2: ("2", "m")}
+    await load(mirror, 5, {"id": 2}, stream="gone")
+    assert await shown(mirror) == {1: ("1", "m")}
+
+
+async def test_who_says_it_again_has_it_again(mirror: Mirrored) -> None:
+    await load(mirror, 1, user(1, "a", "m"))
+    await load(mirror, 2, user(2, "b", "m"))
+    await load(mirror, 3, user(1, "a", "m"))
+    assert await shown(mirror) == {1: ("a", "m"), 2: ("b", None)}
+
+
+async def test_a_re_sync_of_what_lost_writes_no_row(mirror: Mirrored) -> None:
+    records = [user(1, "a", "m", rev=5), user(2, "b", "m", rev=6), user(3, "b", "x", rev=4)]
+    await load(mirror, 1, *records)
+    before = await mirror.rows("users"), await mirror.withheld()
+    assert set(before[1]) == {("users", (1,), "mail"), ("users", (3,), "")}
+    for stamp in (2, 3):
+        await load(mirror, stamp, *records)
+        assert (await mirror.rows("users"), await mirror.withheld()) == before
+
+
+async def test_a_bad_row_beside_a_ring_is_a_letter_alone(mirror: Mirrored) -> None:
+    await load(mirror, 1, user(1, "a"), user(2, "b"), user(3, "c"))
+    await load(mirror, 2, user(1, "b"), user(2, "c"), user(3, "a"), user(4, "d", age=-1), user(5, "e"))
+    assert {key: name for key, (name, _) in (await shown(mirror)).items()} == {1: "b", 2: "c", 3: "a", 5: "e"}
+    (letter,) = await mirror.ledger(DEAD_LETTERS)
+    assert letter["key"] == "[4]"
+
+
+async def test_a_bad_row_that_lost_a_value_changes_nothing(mirror: Mirrored) -> None:
+    await load(mirror, 1, user(1, "a", "m", rev=1), user(2, "b", "n", rev=9))
+    await load(mirror, 2, user(1, "a", "n", rev=2, age=-1))
+    assert await shown(mirror) == {1: ("a", "m"), 2: ("b", "n")}
+    assert await mirror.withheld() == {}
+    assert [one["key"] for one in await mirror.ledger(DEAD_LETTERS)] == ["[1]"]
+
+
+@pytest.mark.parametrize("boss_first", [False, True])
+async def test_who_waits_for_a_parent_makes_room_until_it_is_there(
+    mirror: Mirrored, boss_first: bool
+) -> None:
+    await load(mirror, 1, user(1, "a", "m"))
+    if boss_first:
+        await load(mirror, 2, user(9, "boss"))
+    await load(mirror, 3, user(2, "b", "m", boss_id=9))
+    if not boss_first:
+        assert await shown(mirror) == {1: ("a", "m")}
+        await load(mirror, 4, user(9, "boss"))
+    assert await shown(mirror) == {1: ("a", None), 2: ("b", "m"), 9: ("boss", None)}
+    assert await mirror.withheld() == {("users", (1,), "mail"): "m"}
+
+
+# -- whatever the order ----------------------------------------------------------------------------------
+
+
+def truth(statements: list[tuple[tuple[int, int, int], dict[str, Any]]]) -> dict[int, dict[str, Any]]:
+    """The rows that records amount to, each with its rank: the newest claim first, then the least key."""
+    newest: dict[int, tuple[tuple[int, int, int], dict[str, Any]]] = {}
+    for rank, record in sorted(statements, key=lambda one: one[0]):
+        newest[record["id"]] = (rank, record)
+    aside: set[int] = set()
+    while True:
+        taken: dict[Any, int] = {}
+        rows = {key: dict(record) for key, (_, record) in newest.items() if key not in aside}
+        queue = sorted(rows, key=lambda key: ([-part for part in newest[key][0]], key))
+        out = None
+        for key in queue:
+            for unique in UNIQUE:
+                value = (unique, *(newest[key][1][name] for name in unique))
+                if None in value or taken.setdefault(value, key) == key:
+                    continue
+                if unique == ("name",):
+                    out = key if out is None else out
+                else:
+                    rows[key][unique[-1]] = None
+            if out is not None:
+                break
+        if out is None:
+            return rows
+        aside.add(out)
+
+
+async def _case(where: Path | Engine, seed: int) -> int:
+    pick = random.Random(seed)
+    versioned = pick.random() < 0.5
+    statements, pages = [], []
+    for stamp in range(1, pick.randint(3, 9)):
+        records = []
+        for ordinal in range(pick.randint(1, 4)):
+            record = user(
+                pick.randint(1, 5),
+                pick.choice("abcd"),
+                pick.choice(("m", "n", "o", None)),
+                team=pick.choice(("red", "blue", None)),
+                shirt=pick.choice((1, 2, None)),
+                rev=pick.randint(1, 3) if versioned else None,
+            )
+            records.append(record)
+            version = record["rev"] if versioned else LOWEST_VERSION
+            statements.append(((version, stamp, ordinal), record))
+        pages.append(page(stamp, "users", records))
+    in_order = pick.random() < 0.5
+    if not in_order:
+        pick.shuffle(pages)
+    expected = truth(statements)
+    async with mirrored(where, sys.modules[__name__], SOURCE) as mirror:
+        await mirror.open_window()
+        for batch in _batches(pages, pick):
+            counts = await mirror.load(batch, in_order=in_order)
+            assert not counts.rejected
+            if pick.random() < 0.5:
+                assert (await mirror.settle()).holds
+        assert (await mirror.settle()).holds
+        found = {key: row for (key,), row in (await mirror.rows("users")).items()}
+        assert found == expected, (seed, in_order)
+        waiting = len(await mirror.withheld())
+        await mirror.close_window()
+        if not isinstance(where, Path):
+            await mirror.forget()
+    return waiting
+
+
+def _batches(pages: list[Page], pick: random.Random) -> list[list[Page]]:
+    batches, rest = [], list(pages)
+    while rest:
+        size = pick.randint(1, 4)
+        batches.append(rest[:size])
+        rest = rest[size:]
+    return batches
+
+
+@pytest.mark.parametrize("first", range(0, 60, 20))
+async def test_the_newest_claim_wins_whatever_the_order(
+    tmp_path: Path, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = 0
+    for seed in range(first, first + 20):
+        monkeypatch.setattr(store_room, "TOUCHED_LIMIT", 0 if seed % 2 else 20_000)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        waiting += await _case(folder, seed)
+    assert waiting > 10
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+async def test_the_newest_claim_wins_on_servers_too(request: pytest.FixtureRequest, kind: str) -> None:
+    made: TestDatabase = request.getfixturevalue(kind)
+    engine = engine_for(made.url)
+    try:
+        assert sum([await _case(engine, seed) for seed in range(20)]) > 10
+    finally:
+        await engine.close()
