@@ -54,12 +54,12 @@ def _lie_in_wait(kind: str, number: str, text: str = "") -> None:
     if kind in ("page", "lost"):
         _around_append(countdown, before=kind == "lost")
     elif kind in ("sql", *SIGNALS):
-        sa.event.listen(sa.Engine, "before_cursor_execute", _on_statement(countdown.tick, text))
+        sa.event.listen(sa.Engine, "before_cursor_execute", on_statement(countdown.tick, text))
     elif kind == "commit":
         sa.event.listen(sa.Engine, "commit", lambda _: countdown.tick())
     else:
         opened: list[bool] = []
-        note = _on_statement(lambda: opened.append(True), "SET window=")
+        note = on_statement(lambda: opened.append(True), "SET window=")
         sa.event.listen(sa.Engine, "before_cursor_execute", note)
         # the first commit is that of the window itself
         countdown.left += 1
@@ -78,7 +78,9 @@ class Countdown:
             die(self.by)
 
 
-def _on_statement(do: Callable[[], Any], text: str) -> Callable[..., None]:
+def on_statement(do: Callable[[], Any], text: str) -> Callable[..., None]:
+    """A listener to SQLAlchemy's "before_cursor_execute" that does something at statements with this text."""
+
     def listener(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         # names are quoted where they are words of SQL's own
         if text in statement.replace('"', "").replace("`", ""):
