@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from ingest.config import read_config
 from ingest.errors import LockHeld, Stop
+from ingest.ledger import LOCK
 from ingest.pipeline import open_job
 from tests.crash import child
 from tests.crash.test_kill import asked_again
@@ -214,13 +215,35 @@ async def test_a_holder_that_slept_through_a_take_over_writes_nothing_when_it_wa
         assert place.there.differences(truth) == []
 
 
-async def contents(setup: Setup) -> dict[str, list[tuple[Any, ...]]]:
+@on_every_kind
+async def test_a_run_that_kept_its_session_through_a_take_over_writes_nothing_more(
+    tmp_path: Path, database_url: str, truth: Truth
+) -> None:
+    async with Place(tmp_path, database_url, truth) as place:
+        # as behind a proxy that gave the session's hold away, or on a disk that another machine writes to
+        def take_over(number: int) -> None:
+            if number == 5:
+                with client(database_url) as other:
+                    other.execute(
+                        sa.update(LOCK).values(epoch=LOCK.c.epoch + 1, holder="other:1", since="then")
+                    )
+                    other.commit()
+
+        place.meanwhile = take_over
+        with pytest.raises(LockHeld, match="taken over by other:1 since then"):
+            await place.here.sync(place.up)
+        tables = await contents(place.here)
+        assert (tables["messages"], tables["ingest_pages"]) == ([], [])
+        assert [row.holder for row in tables["ingest_lock"]] == ["other:1"]
+
+
+async def contents(setup: Setup) -> dict[str, list[sa.Row[Any]]]:
     """Every row of every table there is."""
     with client(setup.url) as connection:
         tables = sa.MetaData()
         tables.reflect(connection)
         return {
-            name: sorted(map(tuple, connection.execute(sa.select(table))), key=repr)
+            name: sorted(connection.execute(sa.select(table)), key=repr)
             for name, table in tables.tables.items()
         }
 
