@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -79,6 +79,14 @@ class TestDatabase:
         """Run one statement in this database as the superuser; placeholders are `%s`."""
         return self.server.run(sql, *parameters, database=self.name)
 
+    def end_sessions(self) -> None:
+        """As an administrator, or a proxy that was told to: every session of the role's."""
+        self.admin(self.server.ending.format(role=self.name))
+
+    def has_sessions(self) -> bool:
+        """Whether a session of the role's is left: who ends them is not told when they have ended."""
+        return bool(self.admin(self.server.listing, self.name))
+
 
 class Server(ABC):
     """A server, as whoever the URL names sees it: its superuser, for `fresh` and `drop`."""
@@ -86,6 +94,9 @@ class Server(ABC):
     kind: ClassVar[str]
     #: the module of the DB-API that we speak to it through
     driver: ClassVar[str]
+    #: statements that end a role's sessions, and list them
+    ending: ClassVar[str]
+    listing: ClassVar[str]
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -136,6 +147,8 @@ class PostgreSQL(Server):
 
     kind = "postgresql"
     driver = "psycopg"
+    ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'"
+    listing = "SELECT pid FROM pg_stat_activity WHERE usename = %s"
 
     def connect(self, database: str | None = None) -> Any:
         import psycopg
@@ -161,6 +174,9 @@ class MariaDB(Server):
 
     kind = "mariadb"
     driver = "pymysql"
+    # in one statement: of those that are listed first, some may be gone when they are ended
+    ending = "KILL USER {role}"
+    listing = "SELECT id FROM information_schema.processlist WHERE user = %s"
 
     def connect(self, database: str | None = None) -> Any:
         import pymysql
@@ -374,6 +390,37 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'mirror.db'}"
     database: TestDatabase = request.getfixturevalue(request.param)
     return database.url
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> TestDatabase:
+    """An empty database in a server of the kind in the (indirect) parameter."""
+    database: TestDatabase = request.getfixturevalue(request.param)
+    return database
+
+
+def on_servers(
+    moments: Iterable[str], *, often: Collection[str], fixture: str = "server"
+) -> pytest.MarkDecorator:
+    """Each moment on each server: those that tell most `often`, for every change, the others at night."""
+    cases = [
+        pytest.param(
+            kind,
+            moment,
+            marks=pytest.mark.servers if moment in often else pytest.mark.nightly,
+            id=f"{kind}, {moment}",
+        )
+        for kind in SERVERS
+        for moment in moments
+    ]
+    return pytest.mark.parametrize((fixture, "moment"), cases, indirect=[fixture])
+
+
+#: kinds of a server, as a parameter
+ON_SERVERS = [pytest.param(kind, marks=pytest.mark.servers) for kind in SERVERS]
+on_every_server = pytest.mark.parametrize("server", ON_SERVERS, indirect=True)
+#: a file needs no server
+on_every_kind = pytest.mark.parametrize("database_url", ["sqlite", *ON_SERVERS], indirect=True)
 
 
 def _server_of_the_run(kind: str, folder: Path) -> Iterator[Server]:

@@ -24,6 +24,8 @@ from ingest.form import RAW
 
 #: milliseconds a statement waits for another writer
 _BUSY = 10_000
+#: times that one who makes a file gives way to another; once is what it takes
+_TRIES = 10
 #: pages of the write-ahead log before it is copied back: fewer copies of what a load writes twice
 _CHECKPOINT = 10_000
 #: KiB of page cache of the writer
@@ -94,10 +96,11 @@ class SqliteEngine(OnConflict, Connected):
             # we say BEGIN ourselves: the driver opens none before SELECT or DDL
             connection.isolation_level = None
             cursor = connection.cursor()
-            cursor.execute(
-                "PRAGMA journal_mode=WAL" if "query_only" not in pragmas else "PRAGMA user_version"
-            )
             cursor.execute(f"PRAGMA busy_timeout={_BUSY}")
+            if "query_only" in pragmas:
+                cursor.execute("PRAGMA user_version")
+            else:
+                _write_ahead(cursor)
             for name, value in pragmas.items():
                 cursor.execute(f"PRAGMA {name}={value}")
             cursor.close()
@@ -208,6 +211,21 @@ class SqliteEngine(OnConflict, Connected):
 
     def holders(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
         return []
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Have readers see the old while the new is written, whoever else makes the same file at this moment."""
+    for _ in range(_TRIES):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+        # for this no one is let wait, busy_timeout or not; for the right to write one is
+        cursor.execute("BEGIN IMMEDIATE")
+        cursor.execute("COMMIT")
+    cursor.execute("PRAGMA journal_mode=WAL")
 
 
 def _affinity(type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:

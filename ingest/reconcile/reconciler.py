@@ -53,7 +53,7 @@ class Reconciler:
         self._catalog, self._engine, self._keys, self._observe = catalog, engine, keys, observe
         self._references = References(catalog, engine, keys)
         self._derivation = Derivation(catalog, engine, keys)
-        self._missing = Missing(catalog, engine, fetchable)
+        self._missing = Missing(catalog, engine, keys, fetchable)
         self._proof = Proof(catalog, engine, keys)
 
     def settle(self, connection: sa.Connection) -> int:
@@ -64,7 +64,7 @@ class Reconciler:
         )
         self._observe("step.finished", step="derived", **self._derivation.settle(connection, scope))
         scope.remember(connection, self._engine)
-        healed = self._missing.settle(connection)
+        healed = self._missing.settle(connection, scope)
         self._observe("step.finished", step="missing", arrived=healed)
         return healed
 

@@ -68,6 +68,9 @@ READ = {
         " ('handler_read_next', 'handler_read_rnd_next', 'handler_read_key', 'handler_read_first')"
     ),
 }
+#: rows that are read for a few that were touched. PostgreSQL goes through all of the 400 users for stubs,
+#: twice: they are fewer than it takes a table of keys for whose size it does not know
+SETTLED = {"postgresql": STORED / 4, "mariadb": STORED / 12, "mysql": STORED / 12}
 #: with as few rows as a test's, a server would rather read all of them than look one up
 SETTINGS = {
     "postgresql": "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off",
@@ -113,8 +116,7 @@ async def test_a_step_reads_what_was_touched(mirror: Mirrored) -> None:
 
     async with mirror.connection.begin():
         await mirror.connection.run_sync(touch)
-    # which users are stubs, all of them are asked
-    assert await read_by(mirror, mirror.reconciler.settle) < STORED / 4
+    assert await read_by(mirror, mirror.reconciler.settle) < SETTLED[mirror.engine.dialect.name]
     assert await read_by(mirror, lambda c: mirror.reconciler.prove(c, whole=False)) < STORED / 10
 
 

@@ -4,6 +4,7 @@ page 3                 right after the third page of this run was made durable
 lost 2                 with the second answer in hand, before it is staged
 sql 1 INTO messages    before the first statement to the database that holds this text
 commit 4               before the fourth transaction of the database is committed
+event 2 load.finished  when the run tells of such an event for the second time; of a step by its name as well
 window 2               before the second commit after the integrity window was opened
 term 1 INTO messages   as sql, but asked to stop by SIGTERM instead
 stop 1 INTO messages   as sql, but suspended by SIGSTOP instead, until somebody sends SIGCONT
@@ -20,8 +21,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ingest import pipeline
 from ingest.cli.main import main
 from ingest.pipeline import limits as thresholds
+from ingest.report import Observer
 from ingest.staging import SqlitePageLog
 
 #: what comes instead of SIGKILL
@@ -54,12 +57,14 @@ def _lie_in_wait(kind: str, number: str, text: str = "") -> None:
     if kind in ("page", "lost"):
         _around_append(countdown, before=kind == "lost")
     elif kind in ("sql", *SIGNALS):
-        sa.event.listen(sa.Engine, "before_cursor_execute", _on_statement(countdown.tick, text))
+        sa.event.listen(sa.Engine, "before_cursor_execute", on_statement(countdown.tick, text))
+    elif kind == "event":
+        _on_event(countdown.tick, text)
     elif kind == "commit":
         sa.event.listen(sa.Engine, "commit", lambda _: countdown.tick())
     else:
         opened: list[bool] = []
-        note = _on_statement(lambda: opened.append(True), "SET window=")
+        note = on_statement(lambda: opened.append(True), "SET window=")
         sa.event.listen(sa.Engine, "before_cursor_execute", note)
         # the first commit is that of the window itself
         countdown.left += 1
@@ -78,13 +83,29 @@ class Countdown:
             die(self.by)
 
 
-def _on_statement(do: Callable[[], Any], text: str) -> Callable[..., None]:
+def on_statement(do: Callable[[], Any], text: str) -> Callable[..., None]:
+    """A listener to SQLAlchemy's "before_cursor_execute" that does something at statements with this text."""
+
     def listener(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         # names are quoted where they are words of SQL's own
         if text in statement.replace('"', "").replace("`", ""):
             do()
 
     return listener
+
+
+def _on_event(do: Callable[[], Any], text: str) -> None:
+    opened = pipeline.open_job
+
+    def watched(*values: Any, observe: Observer, **named: Any) -> Any:
+        def told(event: str, /, **fields: Any) -> None:
+            observe(event, **fields)
+            if text in (event, f"{event} {fields.get('step')}"):
+                do()
+
+        return opened(*values, observe=told, **named)
+
+    pipeline.open_job = watched
 
 
 def _around_append(countdown: Countdown, *, before: bool) -> None:

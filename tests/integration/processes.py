@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tests.crash.test_kill import Asked
 from tests.integration.jobs import Setup
 from tests.upstream import Upstream
 
+#: seconds that a command, or what it is waited for, may take on a busy machine
+LIMIT = 60
 #: a child starts with everything imported; importing is what takes its time
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(
@@ -41,7 +44,7 @@ CHILDREN.set_forkserver_preload(
 
 
 class Command:
-    """One command line against a job, in a process of its own."""
+    """One command line against a job, in a process of its own, which does not outlive the context."""
 
     def __init__(self, setup: Setup, *arguments: str, moment: str | None = None, **limits: int) -> None:
         """`moment` is one of `tests.crash.child`'s; `limits` are thresholds of the pipeline."""
@@ -56,6 +59,15 @@ class Command:
         assert self._process.pid is not None
         self.pid = self._process.pid
 
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # asleep or hanging: a process that is left would be waited for when the tests end
+        if self._process.exitcode is None:
+            self.kill()
+            self._process.join(LIMIT)
+
     @property
     def said(self) -> str:
         """What it wrote so far, to stdout and stderr."""
@@ -63,10 +75,9 @@ class Command:
 
     async def ended(self) -> int:
         """Its exit status, -9 when it was killed."""
-        await asyncio.to_thread(self._process.join)
+        await asyncio.to_thread(self._process.join, LIMIT)
         status = self._process.exitcode
-        assert status is not None
-        self._process.close()
+        assert status is not None, f"it goes on and on: {self.said}"
         return status
 
     def signal(self, number: signal.Signals) -> None:
@@ -78,14 +89,20 @@ class Command:
     async def suspended(self) -> None:
         """Wait until it has stopped by SIGSTOP; it runs again when it is sent SIGCONT."""
         stat = Path(f"/proc/{self.pid}/stat")
-        while stat.read_text().rpartition(")")[2].split()[0] != "T":
+        await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Wait for what nobody tells of, while the upstream goes on answering."""
+    async with asyncio.timeout(LIMIT):
+        while not true():
             await asyncio.sleep(0)
 
 
 async def ran(setup: Setup, *arguments: str, moment: str | None = None, **limits: int) -> tuple[int, str]:
     """Run a command to its end: its exit status and what it said."""
-    command = Command(setup, *arguments, moment=moment, **limits)
-    return await command.ended(), command.said
+    with Command(setup, *arguments, moment=moment, **limits) as command:
+        return await command.ended(), command.said
 
 
 def asked_since(up: Upstream, before: int) -> list[Asked]:

@@ -52,6 +52,11 @@ TRIGGERS = """
 FOREIGN_KEYS = """
     SELECT conname FROM pg_constraint WHERE contype = 'f' AND connamespace = 'public'::regnamespace ORDER BY 1
 """
+#: who waits for a table to himself, in this database
+WAITING = """
+    SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND NOT granted AND mode = 'AccessExclusiveLock'
+"""
 #: thresholds under which a first run takes several transactions, and the integrity window opens
 BULK = {"BULK": 60, "BATCH": 50, "BACKLOG": 240}
 #: what a comment or a name may look like; what of it has a percent sign is a matter of its own
@@ -658,18 +663,18 @@ async def test_nobody_s_reads_queue_behind_a_run_for_longer_than_it_waits_itself
         mirror.setup.configure(up.base_url)
         with mirror.connected() as other, mirror.connected(autocommit=True) as reader:
             other.execute(b"SELECT count(*) FROM messages")
-            run = processes.Command(mirror.setup, "sync", **BULK)
-            while not mirror.ask("SELECT 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"):
-                await asyncio.sleep(0)
-            # queues behind the run, which gives up first: its lock_timeout is 2 s
-            reader.execute(b"SET statement_timeout = '10s'")
-            began = reader.execute(b"SELECT clock_timestamp()").fetchone()
-            assert reader.execute(b"SELECT count(*) FROM messages").fetchone() == (0,)
-            ended = reader.execute(b"SELECT clock_timestamp()").fetchone()
-            assert began is not None
-            assert ended is not None
-            assert (ended[0] - began[0]).total_seconds() < 5
-        assert await run.ended() == 0, run.said
+            with processes.Command(mirror.setup, "sync", **BULK) as run:
+                await processes.until(lambda: mirror.ask(WAITING))
+                # queues behind the run, which gives up first: its lock_timeout is 2 s
+                reader.execute(b"SET statement_timeout = '10s'")
+                began = reader.execute(b"SELECT clock_timestamp()").fetchone()
+                assert reader.execute(b"SELECT count(*) FROM messages").fetchone() == (0,)
+                ended = reader.execute(b"SELECT clock_timestamp()").fetchone()
+                assert began is not None
+                assert ended is not None
+                assert (ended[0] - began[0]).total_seconds() < 5
+                other.rollback()
+                assert await run.ended() == 0, run.said
     assert mirror.setup.differences(truth) == []
 
 

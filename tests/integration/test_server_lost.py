@@ -14,7 +14,14 @@ from ingest.errors import IngestError
 from ingest.pipeline import limits, open_job
 from ingest.report import Certificate, Observer
 from tests.crash.test_kill import asked_again
-from tests.databases import KeptServer, TestDatabase, private_server
+from tests.databases import (
+    ON_SERVERS,
+    KeptServer,
+    TestDatabase,
+    on_every_server,
+    on_servers,
+    private_server,
+)
 from tests.integration import processes
 from tests.integration.jobs import Setup, forget
 from tests.integration.processes import asked_since
@@ -23,9 +30,8 @@ from tests.integration.test_round_trip import KINDS as PAGING
 from tests.integration.test_round_trip import ROWS, assert_adds_up, paged
 from tests.upstream import Truth, Upstream, example, generate
 
-pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("imports_are_forgotten")]
+pytestmark = pytest.mark.usefixtures("imports_are_forgotten")
 
-SERVERS = ("postgresql", "mariadb")
 STREAMS = paged(PAGING["cursor"])
 #: thresholds under which a run takes several transactions, and the integrity window opens
 BULK = {"BULK": 60, "BATCH": 50, "BACKLOG": 240}
@@ -51,7 +57,7 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> str:
     return asyncio.run(undisturbed())
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module")
 def kept(request: pytest.FixtureRequest) -> Iterator[KeptServer]:
     """A server that tests of this file alone stop and start."""
     with private_server(request.param) as kept:
@@ -61,12 +67,6 @@ def kept(request: pytest.FixtureRequest) -> Iterator[KeptServer]:
 @pytest.fixture
 def own(kept: KeptServer) -> TestDatabase:
     return kept.fresh()
-
-
-@pytest.fixture(params=SERVERS)
-def shared(request: pytest.FixtureRequest) -> TestDatabase:
-    made: TestDatabase = request.getfixturevalue(request.param)
-    return made
 
 
 def at(event: str, do: Callable[[], object], time: int = 1) -> Observer:
@@ -140,7 +140,9 @@ async def survive(
         assert setup.differences(truth) == []
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@on_servers(
+    MOMENTS, often=("in the transaction that loads", "when the second of them begins"), fixture="kept"
+)
 async def test_a_server_that_is_restarted_costs_a_run_at_most(
     tmp_path: Path,
     kept: KeptServer,
@@ -158,38 +160,29 @@ async def test_a_server_that_is_restarted_costs_a_run_at_most(
     await survive(setup, truth, wanted, monkeypatch, moment, restart)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@on_servers(MOMENTS, often=("when it is proven and not yet committed", "between two loads of a bulk load"))
 async def test_sessions_that_an_administrator_ends_cost_a_run_at_most(
     tmp_path: Path,
-    shared: TestDatabase,
+    server: TestDatabase,
     truth: Truth,
     wanted: str,
     monkeypatch: pytest.MonkeyPatch,
     moment: str,
 ) -> None:
-    setup = Setup(tmp_path / "job", STREAMS, url=shared.url)
-    await survive(setup, truth, wanted, monkeypatch, moment, lambda: end_sessions(shared))
+    setup = Setup(tmp_path / "job", STREAMS, url=server.url)
+    await survive(setup, truth, wanted, monkeypatch, moment, server.end_sessions)
 
 
-def end_sessions(server: TestDatabase) -> None:
-    """Every session of the job's role."""
-    if server.kind == "postgresql":
-        server.admin("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", server.name)
-        return
-    listed = "SELECT id FROM information_schema.processlist WHERE user = %s"
-    for (number,) in server.admin(listed, server.name):
-        server.admin(f"KILL {number}")
-
-
+@pytest.mark.parametrize("kept", ON_SERVERS, indirect=True)
 async def test_a_server_that_stays_down_is_told_of_in_one_line_and_is_found_again(
     tmp_path: Path, kept: KeptServer, own: TestDatabase, truth: Truth, wanted: str
 ) -> None:
     setup = Setup(tmp_path / "job", STREAMS, url=own.url)
     async with Upstream(setup.source, truth) as up:
         setup.configure(up.base_url)
-        came_to = await attempt(setup, up, at("step.finished derived", kept.stop))
-        assert isinstance(came_to, IngestError)
         try:
+            came_to = await attempt(setup, up, at("step.finished derived", kept.stop))
+            assert isinstance(came_to, IngestError)
             for command in ("sync", "status", "verify"):
                 status, said = await processes.ran(setup, command)
                 assert status == 1
@@ -232,22 +225,23 @@ def limit_statements(server: TestDatabase, milliseconds: int) -> None:
     server.admin(LIMITED[server.kind].format(**settings))
 
 
+@on_every_server
 async def test_a_statement_that_takes_too_long_for_the_server_ends_the_run_in_one_line(
-    tmp_path: Path, shared: TestDatabase, truth: Truth, wanted: str
+    tmp_path: Path, server: TestDatabase, truth: Truth, wanted: str
 ) -> None:
-    setup = Setup(tmp_path / "job", STREAMS, url=shared.url)
+    setup = Setup(tmp_path / "job", STREAMS, url=server.url)
     async with Upstream(setup.source, Truth(example.Base)) as up:
         await setup.sync(up)
-    before, after, undone = SLOW[shared.kind]
+    before, after, undone = SLOW[server.kind]
     for statement in (before, after):
-        shared.admin(statement)
+        server.admin(statement)
     async with Upstream(setup.source, truth) as up:
         setup.configure(up.base_url)
-        limit_statements(shared, 2000)
+        limit_statements(server, 500)
         status, said = await processes.ran(setup, "sync")
         assert_one_line(status, said)
-        limit_statements(shared, 0)
-        shared.admin(undone)
+        limit_statements(server, 0)
+        server.admin(undone)
         pages, asked = await processes.staged(setup), len(up.requests)
         status, said = await processes.ran(setup, "sync")
         assert status == 0, said
@@ -263,19 +257,20 @@ def assert_one_line(status: int, said: str) -> None:
     assert "mistake in ingest" not in said
 
 
+@on_every_server
 async def test_a_server_without_any_patience_is_told_of_in_one_line(
-    tmp_path: Path, shared: TestDatabase, truth: Truth, wanted: str
+    tmp_path: Path, server: TestDatabase, truth: Truth, wanted: str
 ) -> None:
-    setup = Setup(tmp_path / "job", STREAMS, url=shared.url)
+    setup = Setup(tmp_path / "job", STREAMS, url=server.url)
     async with Upstream(setup.source, truth) as up:
         setup.configure(up.base_url)
-        limit_statements(shared, 1)
+        limit_statements(server, 1)
         for _ in range(3):
             status, said = await processes.ran(setup, "sync")
             if status == 0:
                 break
             assert_one_line(status, said)
-        limit_statements(shared, 0)
+        limit_statements(server, 0)
         status, said = await processes.ran(setup, "sync")
         assert status == 0, said
         assert await processes.digest(setup) == wanted

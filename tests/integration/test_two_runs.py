@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,22 @@ import sqlalchemy as sa
 
 from ingest.config import read_config
 from ingest.errors import LockHeld, Stop
+from ingest.ledger import LOCK
 from ingest.pipeline import open_job
+from tests.crash import child
 from tests.crash.test_kill import asked_again
-from tests.databases import KINDS, TestDatabase
+from tests.databases import TestDatabase, on_every_kind, on_every_server, on_servers
 from tests.integration import processes
 from tests.integration.jobs import Clock, Setup, client, forget
-from tests.integration.processes import Command, asked_since, ran
+from tests.integration.processes import LIMIT, Command, asked_since, ran, until
 from tests.integration.story import NEW, edit, grow
 from tests.integration.test_round_trip import KINDS as PAGING
 from tests.integration.test_round_trip import ROWS, assert_adds_up, paged
 from tests.upstream import Truth, Upstream, example, generate
 from tests.upstream.faults import silence
 
-pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("imports_are_forgotten")]
+pytestmark = pytest.mark.usefixtures("imports_are_forgotten")
 
-SERVERS = ("postgresql", "mariadb")
 HOLDER = "SELECT holder FROM ingest_lock"
 STREAMS = paged(PAGING["cursor"])
 
@@ -56,32 +57,13 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> str:
     return asyncio.run(undisturbed())
 
 
-@pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
-    return named(request, request.param, tmp_path)
-
-
-@pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest) -> TestDatabase:
-    """An empty database of each kind that knows which sessions live."""
-    made: TestDatabase = request.getfixturevalue(request.param)
-    return made
-
-
-def named(request: pytest.FixtureRequest, kind: str, folder: Path) -> str:
-    if kind == "sqlite":
-        return f"sqlite:///{folder / 'mirror.db'}"
-    made: TestDatabase = request.getfixturevalue(kind)
-    return made.url
-
-
 class Place:
     """Two machines with a job each, which mirror one upstream into one database."""
 
     def __init__(self, folder: Path, url: str, truth: Truth) -> None:
         self.here = Setup(folder / "here", STREAMS, url=url)
         self.there = Setup(folder / "there", STREAMS, url=url)
+        self._running = ExitStack()
         #: called with the number of every request
         self.meanwhile: Callable[[int], object] = lambda number: None
         self.up = Upstream(self.here.source, truth, before=lambda _, number: self.meanwhile(number))
@@ -93,15 +75,20 @@ class Place:
         return self
 
     async def __aexit__(self, *error: Any) -> None:
+        self._running.close()
         await self.up.__aexit__(*error)
+
+    def begin(self, setup: Setup, *, moment: str | None = None) -> Command:
+        """A run in a process of its own."""
+        return self._running.enter_context(Command(setup, "sync", moment=moment))
 
     async def hanging(self, setup: Setup, *, at: int = 5) -> Command:
         """A run that holds the lock, and waits for an answer that does not come."""
         self.up.faults.after(at, silence())
         reached = asyncio.Event()
         self.meanwhile = lambda number: reached.set() if number > at else None
-        run = Command(setup, "sync")
-        await reached.wait()
+        run = self.begin(setup)
+        await asyncio.wait_for(reached.wait(), LIMIT)
         return run
 
 
@@ -115,18 +102,11 @@ def assert_says_who_holds_it(status: int, said: str, holder: Command) -> None:
     assert hint.startswith("hint: wait for it to end, or stop it")
 
 
-SINCE = "of a page log that is being written it is not said since when"
-EVERYWHERE = [
-    pytest.param("sqlite", marks=pytest.mark.xfail(strict=True, reason=SINCE)),
-    *SERVERS,
-]
-
-
-@pytest.mark.parametrize("url", EVERYWHERE, indirect=True)
+@on_every_kind
 async def test_a_second_run_says_who_writes_and_since_when_and_goes_on_when_that_one_is_gone(
-    tmp_path: Path, url: str, truth: Truth, wanted: str
+    tmp_path: Path, database_url: str, truth: Truth, wanted: str
 ) -> None:
-    async with Place(tmp_path, url, truth) as place:
+    async with Place(tmp_path, database_url, truth) as place:
         holder = await place.hanging(place.here)
         assert place.here.ask(HOLDER) == [(f"{socket.gethostname()}:{holder.pid}",)]
         for command in ("sync", "recover", "verify"):
@@ -144,6 +124,7 @@ async def test_a_second_run_says_who_writes_and_since_when_and_goes_on_when_that
         assert place.here.ask(HOLDER) == [(None,)]
 
 
+@on_every_server
 async def test_a_holder_that_died_on_another_machine_is_taken_for_dead_where_its_session_is(
     tmp_path: Path, server: TestDatabase, truth: Truth, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,19 +140,19 @@ async def test_a_holder_that_died_on_another_machine_is_taken_for_dead_where_its
             holder.kill()
             assert await holder.ended() == -signal.SIGKILL
             place.up.faults.clear()
-            await gone(server)
+            await until(lambda: not server.has_sessions())
             # with a page log of its own, which begins above the stamps that are known
             async with open_job(config, clock=place.there.clock) as job:
                 assert_adds_up(await job.sync())
                 assert await job.digest() == wanted
 
 
+@on_every_kind
 async def test_of_two_first_runs_at_once_one_does_it_and_the_other_says_so(
-    tmp_path: Path, url: str, truth: Truth, wanted: str
+    tmp_path: Path, database_url: str, truth: Truth, wanted: str
 ) -> None:
-    async with Place(tmp_path, url, truth) as place:
-        # neither answers before both have begun
-        runs = [Command(place.here, "sync"), Command(place.there, "sync")]
+    async with Place(tmp_path, database_url, truth) as place:
+        runs = [place.begin(place.here), place.begin(place.there)]
         ends = [await run.ended() for run in runs]
         done = [run for run, status in zip(runs, ends, strict=True) if status == 0]
         assert done, [run.said for run in runs]
@@ -185,11 +166,12 @@ async def test_of_two_first_runs_at_once_one_does_it_and_the_other_says_so(
         assert await processes.digest(winner) == wanted
 
 
+@on_every_server
 async def test_two_first_runs_that_meet_while_tables_are_made_do_not_make_them_twice(
     tmp_path: Path, server: TestDatabase, truth: Truth, wanted: str
 ) -> None:
     async with Place(tmp_path, server.url, truth) as place:
-        first = Command(place.here, "sync", moment="stop 1 CREATE TABLE messages")
+        first = place.begin(place.here, moment="stop 1 CREATE TABLE messages")
         await first.suspended()
         status, said = await ran(place.there, "sync")
         # nobody has written down yet who it is
@@ -197,27 +179,6 @@ async def test_two_first_runs_that_meet_while_tables_are_made_do_not_make_them_t
         first.signal(signal.SIGCONT)
         assert await first.ended() == 0, first.said
         assert await processes.digest(place.here) == wanted
-
-
-def end_sessions(server: TestDatabase) -> None:
-    """As an administrator, or a proxy that was told to: every session of the job's role."""
-    if server.kind == "postgresql":
-        server.admin("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", server.name)
-    else:
-        for (number,) in server.admin(
-            "SELECT id FROM information_schema.processlist WHERE user = %s", server.name
-        ):
-            server.admin(f"KILL {number}")
-
-
-async def gone(server: TestDatabase) -> None:
-    """Wait until no session of the job's role is left."""
-    query = {
-        "postgresql": "SELECT 1 FROM pg_stat_activity WHERE usename = %s",
-        "mariadb": "SELECT 1 FROM information_schema.processlist WHERE user = %s",
-    }[server.kind]
-    while server.admin(query, server.name):
-        await asyncio.sleep(0)
 
 
 SLEEPS_AT = {
@@ -229,19 +190,19 @@ SLEEPS_AT = {
 }
 
 
-@pytest.mark.parametrize("moment", SLEEPS_AT)
+@on_servers(SLEEPS_AT, often=("in the transaction that loads", "while it fetches"))
 async def test_a_holder_that_slept_through_a_take_over_writes_nothing_when_it_wakes(
     tmp_path: Path, server: TestDatabase, truth: Truth, moment: str
 ) -> None:
     async with Place(tmp_path, server.url, truth) as place:
-        sleeper = Command(place.here, "sync", moment=SLEEPS_AT[moment])
+        sleeper = place.begin(place.here, moment=SLEEPS_AT[moment])
         if SLEEPS_AT[moment] is None:
             # with an answer on its way
             place.meanwhile = lambda number: sleeper.signal(signal.SIGSTOP) if number == 5 else None
         await sleeper.suspended()
         place.meanwhile = lambda number: None
-        end_sessions(server)
-        await gone(server)
+        server.end_sessions()
+        await until(lambda: not server.has_sessions())
         status, said = await ran(place.there, "sync")
         assert status == 0, said
         before = await contents(place.there)
@@ -254,13 +215,35 @@ async def test_a_holder_that_slept_through_a_take_over_writes_nothing_when_it_wa
         assert place.there.differences(truth) == []
 
 
-async def contents(setup: Setup) -> dict[str, list[tuple[Any, ...]]]:
+@on_every_kind
+async def test_a_run_that_kept_its_session_through_a_take_over_writes_nothing_more(
+    tmp_path: Path, database_url: str, truth: Truth
+) -> None:
+    async with Place(tmp_path, database_url, truth) as place:
+        # as behind a proxy that gave the session's hold away, or on a disk that another machine writes to
+        def take_over(number: int) -> None:
+            if number == 5:
+                with client(database_url) as other:
+                    other.execute(
+                        sa.update(LOCK).values(epoch=LOCK.c.epoch + 1, holder="other:1", since="then")
+                    )
+                    other.commit()
+
+        place.meanwhile = take_over
+        with pytest.raises(LockHeld, match="taken over by other:1 since then"):
+            await place.here.sync(place.up)
+        tables = await contents(place.here)
+        assert (tables["messages"], tables["ingest_pages"]) == ([], [])
+        assert [row.holder for row in tables["ingest_lock"]] == ["other:1"]
+
+
+async def contents(setup: Setup) -> dict[str, list[sa.Row[Any]]]:
     """Every row of every table there is."""
     with client(setup.url) as connection:
         tables = sa.MetaData()
         tables.reflect(connection)
         return {
-            name: sorted(map(tuple, connection.execute(sa.select(table))), key=repr)
+            name: sorted(connection.execute(sa.select(table)), key=repr)
             for name, table in tables.tables.items()
         }
 
@@ -299,14 +282,12 @@ FAILING = {
              END IF""",
     ),
 }
-PASSING = [
-    ("postgresql", "40P01", "messages"),
-    ("postgresql", "40001", "ingest_pages"),
-    ("postgresql", "55P03", "ingest_runs"),
-    ("mariadb", "1213", "messages"),
-    ("mariadb", "1205", "ingest_pages"),
-    ("mariadb", "1020", "ingest_runs"),
-]
+#: errors that pass, by where they are raised, as each server numbers them
+PASSING = {
+    "a deadlock": ("messages", {"postgresql": "40P01", "mariadb": "1213"}),
+    "what another has changed": ("ingest_pages", {"postgresql": "40001", "mariadb": "1020"}),
+    "a lock that is not to be had": ("ingest_runs", {"postgresql": "55P03", "mariadb": "1205"}),
+}
 
 
 def plant(server: TestDatabase, *statements: str) -> None:
@@ -319,21 +300,15 @@ def plant(server: TestDatabase, *statements: str) -> None:
             server.admin(statement)
 
 
-@pytest.mark.parametrize(("kind", "code", "table"), PASSING)
+@on_servers(PASSING, often=("a deadlock",))
 async def test_a_transaction_that_others_were_in_the_way_of_is_tried_again(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    truth: Truth,
-    wanted: str,
-    kind: str,
-    code: str,
-    table: str,
+    tmp_path: Path, server: TestDatabase, truth: Truth, wanted: str, moment: str
 ) -> None:
-    server: TestDatabase = request.getfixturevalue(kind)
-    async with Place(tmp_path, server.url, Truth(example.Base)) as empty:
-        await empty.here.sync(empty.up)
-    forget("chat")
-    plant(server, *(line.format(times=3, code=code, table=table) for line in FAILING[kind]))
+    table, codes = PASSING[moment]
+    await make_tables(tmp_path, server)
+    plant(
+        server, *(line.format(times=3, code=codes[server.kind], table=table) for line in FAILING[server.kind])
+    )
     setup, clock = Setup(tmp_path / "again", STREAMS, url=server.url), Patient()
     async with (
         Upstream(setup.source, truth) as up,
@@ -345,22 +320,33 @@ async def test_a_transaction_that_others_were_in_the_way_of_is_tried_again(
     assert clock.pauses == sorted(clock.pauses)
 
 
-@pytest.mark.parametrize(("kind", "code"), [("postgresql", "40001"), ("mariadb", "1213")])
-async def test_tried_often_enough_it_ends_with_a_line_and_the_next_run_goes_on(
-    request: pytest.FixtureRequest, tmp_path: Path, truth: Truth, wanted: str, kind: str, code: str
-) -> None:
-    server: TestDatabase = request.getfixturevalue(kind)
-    setup, clock = Setup(tmp_path / "job", STREAMS, url=server.url), Patient()
+def fail(server: TestDatabase, **how: Any) -> None:
+    plant(server, *(statement.format(**how) for statement in FAILING[server.kind]))
+
+
+async def make_tables(folder: Path, server: TestDatabase) -> None:
+    """By a run that has nothing to mirror."""
+    setup = Setup(folder / "empty", STREAMS, url=server.url)
     async with Upstream(setup.source, Truth(example.Base)) as up:
         await setup.sync(up)
-    plant(server, *(line.format(times=1000, code=code, table="messages") for line in FAILING[kind]))
+    forget("chat")
+
+
+@on_every_server
+async def test_tried_often_enough_it_ends_with_a_line_and_the_next_run_goes_on(
+    tmp_path: Path, server: TestDatabase, truth: Truth, wanted: str
+) -> None:
+    _, codes = PASSING["a deadlock"]
+    await make_tables(tmp_path, server)
+    fail(server, times=1000, code=codes[server.kind], table="messages")
+    setup, clock = Setup(tmp_path / "job", STREAMS, url=server.url), Patient()
     async with Upstream(setup.source, truth) as up:
         with pytest.raises(Stop) as stopped:
             async with open_job(setup.configure(up.base_url), clock=clock) as job:
                 await job.sync()
         assert "others" in str(stopped.value)
         assert len(clock.pauses) == 5
-        plant(server, "DROP TRIGGER failing" + (" ON messages" if kind == "postgresql" else ""))
+        plant(server, "DROP TRIGGER failing" + (" ON messages" if server.kind == "postgresql" else ""))
         pages, before = await processes.staged(setup), len(up.requests)
         assert pages
         async with open_job(setup.configure(up.base_url), clock=setup.clock) as job:
@@ -369,17 +355,17 @@ async def test_tried_often_enough_it_ends_with_a_line_and_the_next_run_goes_on(
         assert asked_again(pages, asked_since(up, before)) == []
 
 
+@pytest.mark.servers
 async def test_a_transaction_that_fails_when_it_is_committed_is_tried_again_too(
-    request: pytest.FixtureRequest, tmp_path: Path, truth: Truth, wanted: str, postgresql: TestDatabase
+    tmp_path: Path, truth: Truth, wanted: str, postgresql: TestDatabase
 ) -> None:
-    setup, clock = Setup(tmp_path / "job", STREAMS, url=postgresql.url), Patient()
-    async with Upstream(setup.source, Truth(example.Base)) as up:
-        await setup.sync(up)
+    await make_tables(tmp_path, postgresql)
     sequence, function, trigger = (
         line.format(times=3, code="40001", table="messages") for line in FAILING["postgresql"]
     )
     late = "CREATE CONSTRAINT TRIGGER failing AFTER INSERT ON messages DEFERRABLE INITIALLY DEFERRED"
     plant(postgresql, sequence, function, f"{late} {trigger[trigger.index('FOR EACH ROW') :]}")
+    setup, clock = Setup(tmp_path / "job", STREAMS, url=postgresql.url), Patient()
     async with (
         Upstream(setup.source, truth) as up,
         open_job(setup.configure(up.base_url), clock=clock) as job,
@@ -393,35 +379,36 @@ class Opponent:
     """Another program: it changes a message, and wants what a run has that waits for that message."""
 
     def __init__(self, server: TestDatabase, message: int) -> None:
-        self._server = server
         self._connection = server.server.connect(server.name)
-        self._leaving = threading.Event()
+        self._its_turn = threading.Event()
         self._thread = threading.Thread(target=self._want)
+        # which the upstream here, with a database of its own, never says
+        self._listener = child.on_statement(self._its_turn.set, "FROM ingest_batch_messages")
         self.failed: Exception | None = None
-        for statement in (
-            *BEGINNINGS[server.kind],
-            f"UPDATE messages SET text = 'mine' WHERE id = {message}",
-        ):
+        change = f"UPDATE messages SET text = 'mine' WHERE id = {message}"
+        for statement in (*BEGINNINGS[server.kind], change):
             self._do(statement)
 
     def __enter__(self) -> Opponent:
+        sa.event.listen(sa.Engine, "before_cursor_execute", self._listener)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._leaving.set()
+        sa.event.remove(sa.Engine, "before_cursor_execute", self._listener)
+        self._its_turn.set()
         self.give_way()
         self._connection.close()
 
     def give_way(self) -> None:
         """It has had its turn, and undoes it."""
-        self._thread.join()
+        self._thread.join(LIMIT)
+        assert not self._thread.is_alive()
 
     def _want(self) -> None:
+        # whichever of the two waits first, the server sees that they wait for each other
         try:
-            while not self._server.admin(WAITING[self._server.kind]):
-                if self._leaving.is_set():
-                    return
+            self._its_turn.wait()
             self._do("SELECT * FROM ingest_lock FOR UPDATE")
             self._do("ROLLBACK")
         except Exception as error:
@@ -441,12 +428,9 @@ BEGINNINGS = {
         "INSERT INTO ballast SELECT seq FROM seq_1_to_50000",
     ),
 }
-WAITING = {
-    "postgresql": "SELECT 1 FROM pg_locks WHERE NOT granted",
-    "mariadb": "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
-}
 
 
+@on_every_server
 async def test_of_two_that_wait_for_each_other_the_run_gives_way_and_is_tried_again(
     tmp_path: Path, server: TestDatabase, truth: Truth
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -172,3 +173,16 @@ async def test_the_integrity_window_is_remembered_until_it_is_closed(database: D
     assert await database.read(window) == Window(why="a bulk load")
     await database.write(close_window)
     assert await database.read(window) is None
+
+
+async def test_many_that_make_one_sqlite_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    async def make(file: Path) -> None:
+        engine = engine_for(f"sqlite:///{file}")
+        await engine.create()
+        async with engine.writer() as connection, connection.begin():
+            pass
+        await engine.close()
+
+    # it went wrong for one in ten
+    for number in range(100):
+        await asyncio.gather(*(make(tmp_path / f"{number}.db") for _ in range(4)))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -17,6 +19,7 @@ from ingest.mirror import when_missing
 from ingest.reconcile.reconciler import Reconciler
 from ingest.source import Source
 from ingest.types import Walk
+from tests.crash.child import on_statement
 from tests.harness import Mirrored, mirrored, page
 
 
@@ -154,3 +157,20 @@ async def test_an_answer_that_it_is_gone_is_kept_while_it_is_missed(mirror: Mirr
     assert await missing(mirror) == {("users", "[7]"): "gone"}
     await say(mirror, 3, "talks", {"id": 1, "author_id": None})
     assert await missing(mirror) == {}
+
+
+async def test_many_that_are_missing_and_come_take_as_many_statements_as_one(mirror: Mirrored) -> None:
+    told: Counter[str] = Counter()
+    count = on_statement(lambda: told.update(["statements"]), "ingest_missing")
+    sa.event.listen(sa.Engine, "before_cursor_execute", count)
+    try:
+        many = range(10, 310)
+        await say(mirror, 1, "talks", *({"id": key, "author_id": key, "stub_id": key + 1000} for key in many))
+        assert len(await missing(mirror)) == 2 * len(many)
+        users = [{"id": key} for key in (*many, *(key + 1000 for key in many))]
+        assert await say(mirror, 2, "users", *users) == len(users)
+        assert await missing(mirror) == {}
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", count)
+    # of two runs, and what this test asks
+    assert told.total() < 20
