@@ -157,6 +157,56 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unmapped: list[str]
 
 
+class TracedValue(msgspec.Struct, frozen=True, kw_only=True):
+    """One column of a traced row, in stored form."""
+
+    column: str
+    shown: Any
+    #: what upstream said last; the same as is shown, but for what is withheld
+    stated: Any
+    #: why it is not shown; None when it is
+    reason: str | None = None
+    version: int | None = None
+    #: the page that stated it; None when nobody did
+    stamp: int | None = None
+
+
+class TracedPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page that spoke of a traced row, and the run that asked for it."""
+
+    stamp: int
+    #: kept | pruned | not in the page log
+    body: str
+    #: loaded | quarantined | reopened | pending
+    loaded: str | None = None
+    load: int | None = None
+    source: str | None = None
+    stream: str | None = None
+    partition: str | None = None
+    #: without credentials
+    request: str | None = None
+    status: int | None = None
+    run: str | None = None
+    command: str | None = None
+    started: str | None = None
+    #: the records in it that spoke of the row, as they came
+    records: tuple[str, ...] = ()
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a row is as it is."""
+
+    table: str
+    key: str
+    #: shown, withheld and why, a stub, or not in the mirror
+    state: str
+    values: tuple[TracedValue, ...]
+    #: what happened to it beside being stated, one line each
+    events: tuple[str, ...]
+    #: newest first
+    pages: tuple[TracedPage, ...]
+
+
 class PreviewTable(msgspec.Struct, frozen=True, kw_only=True):
     """The rows that one page states of a table, in stored form."""
 

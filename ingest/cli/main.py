@@ -290,6 +290,23 @@ def gaps(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def trace(
+    ctx: typer.Context,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A mirrored table.")],
+    key: Annotated[list[str], typer.Argument(metavar="KEY...", help="The row's key, part by part.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show why a row is as it is.
+
+    What is shown and what was stated, the pages that stated it, what was asked for them, and the runs.
+    """
+    from ingest.cli import render
+
+    found = ask(_of(ctx), lambda job: job.trace(table, key), write=False)
+    show(found, lambda out: render.trace(out, found), as_json=as_json)
+
+
+@app.command()
 def runs(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List past runs and what they proved."""
     from ingest.cli import render

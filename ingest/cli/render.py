@@ -15,7 +15,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest.report import Certificate, Copied, DeadLetter, Gap, MissingParent, Preview, Status
+from ingest.report import (
+    Certificate,
+    Copied,
+    DeadLetter,
+    Gap,
+    MissingParent,
+    Preview,
+    Status,
+    Trace,
+    TracedPage,
+)
 
 #: columns of a line where there is no terminal to fit it to
 WIDE = 200
@@ -154,6 +164,43 @@ def runs(out: Console, proofs: Sequence[Certificate]) -> None:
         ),
     )
     _total(out, len(proofs), "run")
+
+
+def trace(out: Console, found: Trace) -> None:
+    """A row's values, and under them the pages they are from, newest first."""
+    lines(out, [(plain(f"{found.table} {found.key}"), plain(found.state))])
+    out.print()
+    table(
+        out,
+        (
+            {
+                "column": one.column,
+                "shown": _excerpt(_exact(one.shown), CELL),
+                "stated": "" if one.reason is None else _excerpt(_exact(one.stated), CELL),
+                "why": one.reason or "",
+                "page": "" if one.stamp is None else str(one.stamp),
+            }
+            for one in found.values
+        ),
+    )
+    lines(out, [("", ""), *_some("event", found.events)] if found.events else [])
+    for page in found.pages:
+        out.print()
+        lines(out, _traced(page))
+
+
+def _traced(page: TracedPage) -> list[tuple[str, str]]:
+    if page.run is None:
+        return [(f"page {page.stamp}", page.body)]
+    ran = f"{plain(page.command)}, run {plain(page.run)}" + (f", {page.started}" if page.started else "")
+    body = "" if page.body == "kept" else f" (its body is {page.body})"
+    return [
+        (f"page {page.stamp}", f"{plain(page.source)}.{plain(page.stream)} {plain(page.partition)}{body}"),
+        ("asked", f"{plain(page.request)} -> {page.status}"),
+        ("loaded", f"{plain(page.loaded)}" + ("" if page.load is None else f" by load {page.load}")),
+        ("run", ran),
+        *(("record", _excerpt(plain(one), WIDE)) for one in page.records),
+    ]
 
 
 def status(out: Console, known: Status) -> None:

@@ -13,7 +13,7 @@ from ingest.catalog import Catalog
 from ingest.engines.base import Engine
 from ingest.errors import LogDrift
 from ingest.keys import Keys, dump_key, load_key, touch_keys
-from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, MISSING, PAGES, REOPENED
+from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, MISSING, PAGES, REOPENED, TOUCHED
 from ingest.load.batch import Batch, Letter, rank_of
 from ingest.load.decode import Decoder, only_mentioned
 from ingest.load.sets import settle_sets
@@ -128,8 +128,9 @@ class Loader:
     def settle_claims(self, connection: sa.Connection) -> bool:
         """Let rows that wait for a unique value have it, where it is free or they are newer; if any does."""
         self._store.bind(connection)
-        done = [self._store.settle_claims(connection, name) for name in sorted(self._store.catalog.tables)]
-        return any(done)
+        touched = set(connection.scalars(sa.select(TOUCHED.c.table).distinct()))
+        names = sorted(touched & self._store.catalog.tables.keys())
+        return any([self._store.settle_claims(connection, name) for name in names])  # noqa: C419 (all of them)
 
     def _spoken_of_by_letters(self, connection: sa.Connection) -> frozenset[str]:
         """The tables that open dead letters may state rows of; all, where it is not known what one is."""
@@ -186,13 +187,17 @@ class Loader:
         self._engine.insert(connection, KEYS, KEYS.c.keys(), rows, new_only=True)
         return len(fresh)
 
+    def raw_of(self, page: Page, ordinal: int) -> bytes | None:
+        """The bytes of the record of a page that an ordinal lies in; None where nothing reads such pages."""
+        decoder = self._decoders.get((page.envelope.source, page.envelope.stream))
+        return None if decoder is None else decoder.raw_of(page, ordinal)
+
     def _with_raw(self, letter: Letter, pages: Mapping[int, Page]) -> Letter:
         """A row that the database refused, with the bytes of the record it came from."""
         page = pages.get(letter.stamp)
         if letter.key is None or page is None:
             return letter
-        decoder = self._decoders[(page.envelope.source, page.envelope.stream)]
-        return dataclasses.replace(letter, raw=decoder.raw_of(page, letter.ordinal) or letter.raw)
+        return dataclasses.replace(letter, raw=self.raw_of(page, letter.ordinal) or letter.raw)
 
     def _note_absence(self, connection: sa.Connection, table: str, key: str, state: str, stamp: int) -> None:
         known = connection.execute(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -49,6 +50,8 @@ from ingest.withheld import dump_row, load_row
 _NO_TARGET: tuple[str | None, str | None] = (None, None)
 #: rank columns of a row, as compared
 _RANK = LEDGER_COLUMNS[:3]
+#: unique values looked up in one statement
+_AT_ONCE = 100
 
 
 class Outcome(NamedTuple):
@@ -468,10 +471,12 @@ class Store:
         columns = [table.sql.c[name] for name in unique.columns]
         key = [raw(self.engine, table.sql.c[name]) for name in table.key]
         found: set[Key] = set()
-        for value in values:
-            parts = zip(columns, value, strict=True)
-            same = [column == given(self.engine, part, column) for column, part in parts]
-            found.update(tuple(row) for row in connection.execute(sa.select(*key).where(*same)))
+        for start in range(0, len(values), _AT_ONCE):
+            shows = [
+                sa.and_(*map(partial(_is_given, self.engine), columns, value))
+                for value in values[start : start + _AT_ONCE]
+            ]
+            found.update(tuple(row) for row in connection.execute(sa.select(*key).where(sa.or_(*shows))))
         return found
 
     def _colliding(self, connection: sa.Connection, table: Table) -> frozenset[Key]:
@@ -648,6 +653,11 @@ class Store:
             found = self._lookup(stamp)
             self._asked[stamp] = -1 if found is None else found
         return self._asked[stamp]
+
+
+def _is_given(engine: Engine, column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool]:
+    is_same: sa.ColumnElement[bool] = column == given(engine, value, column)
+    return is_same
 
 
 def _any_of(table: sa.Table, *where: sa.ColumnElement[bool]) -> sa.Select[Any]:

@@ -37,6 +37,7 @@ from ingest.migrate import lineages
 from ingest.pipeline import questions
 from ingest.pipeline.machine import Machine, said
 from ingest.pipeline.run import Run
+from ingest.pipeline.tracing import Tracer
 from ingest.reconcile.verify import counted
 from ingest.replay import write_exchanges
 from ingest.report import (
@@ -46,6 +47,7 @@ from ingest.report import (
     MissingParent,
     Observer,
     Status,
+    Trace,
     unobserved,
 )
 from ingest.staging import SqlitePageLog
@@ -188,6 +190,11 @@ class Job:
     async def runs(self) -> list[Certificate]:
         """Past certificates, oldest first."""
         return await self._database.read(questions.certificates)
+
+    async def trace(self, table: str, key: Sequence[str]) -> Trace:
+        """Why a row is as it is; `key` as a person writes it, part by part."""
+        tracer = Tracer(self._catalog, self._database, self._log, self._loader)
+        return await tracer.trace(table, key)
 
     async def gaps(self) -> list[Gap]:
         """Holes in what has been fetched."""
