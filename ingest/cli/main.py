@@ -293,7 +293,7 @@ def gaps(ctx: typer.Context, as_json: AsJson = False) -> None:
 def trace(
     ctx: typer.Context,
     table: Annotated[str, typer.Argument(metavar="TABLE", help="A mirrored table.")],
-    key: Annotated[list[str], typer.Argument(metavar="KEY...", help="The row's key, part by part.")],
+    key: Annotated[list[str], typer.Argument(metavar="KEY", help="The row's key, part by part.")],
     as_json: AsJson = False,
 ) -> None:
     """Show why a row is as it is.
