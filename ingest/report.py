@@ -87,6 +87,11 @@ class MissingParent(msgspec.Struct, frozen=True, kw_only=True):
     references: int
     #: one of the columns that refer to it, `messages.reply_to_id`
     by: str
+    #: explained: rows that refer to it, at most ten; what the reference says is done, in order; and what the
+    #: server answered last, None while it was not asked
+    rows: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+    answered: str | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

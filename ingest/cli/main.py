@@ -243,6 +243,9 @@ def missing(
     retry: Annotated[
         bool, typer.Option("--retry", help="Ask for all of them again in the next run.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say who refers to each, and what the server answered.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List references whose target is not in the mirror."""
@@ -253,8 +256,9 @@ def missing(
         text = f"{wanted:,} missing {'parent' if wanted == 1 else 'parents'} wanted again in the next run"
         show({"wanted": wanted}, lambda out: out.print(text), as_json=as_json)
         return
-    parents = ask(_of(ctx), lambda job: job.missing(), write=False)
-    show(parents, lambda out: render.missing(out, parents), as_json=as_json)
+    parents = ask(_of(ctx), lambda job: job.missing(explain=explain), write=False)
+    drawn = render.explained if explain else render.missing
+    show(parents, lambda out: drawn(out, parents), as_json=as_json)
 
 
 @letters.callback()

@@ -123,7 +123,26 @@ def verdict(proof: Certificate) -> str:
 
 def missing(out: Console, parents: Sequence[MissingParent]) -> None:
     """Every reference whose target is not in the mirror."""
-    table(out, (msgspec.structs.asdict(parent) for parent in parents))
+    names = ("table", "key", "state", "attempts", "references", "by")
+    table(out, ({name: getattr(parent, name) for name in names} for parent in parents))
+    _total(out, len(parents), "missing parent")
+
+
+def explained(out: Console, parents: Sequence[MissingParent]) -> None:
+    """Every reference whose target is not in the mirror, and why."""
+    for one in parents:
+        more = one.references - len(one.rows)
+        rows = ", ".join(map(plain, one.rows)) + (f" and {more:,} more" if more > 0 else "")
+        lines(
+            out,
+            [
+                (plain(f"{one.table} {one.key}"), f"{one.state}, asked for {_count(one.attempts, 'time')}"),
+                ("  wanted by", f"{plain(one.by)} of {rows}" if one.rows else "itself"),
+                ("  policies", ", ".join(one.policies) or "-"),
+                ("  answered", plain(one.answered) if one.answered else "not asked yet"),
+            ],
+        )
+        out.print()
     _total(out, len(parents), "missing parent")
 
 

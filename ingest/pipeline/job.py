@@ -37,7 +37,7 @@ from ingest.migrate import lineages
 from ingest.pipeline import questions
 from ingest.pipeline.machine import Machine, said
 from ingest.pipeline.run import Run
-from ingest.pipeline.tracing import Tracer
+from ingest.pipeline.tracing import Tracer, asked_for
 from ingest.reconcile.verify import counted
 from ingest.replay import write_exchanges
 from ingest.report import (
@@ -179,9 +179,23 @@ class Job:
         pages, records = await self._machine.pending()
         return msgspec.structs.replace(known, pending_pages=pages, pending_records=records)
 
-    async def missing(self) -> list[MissingParent]:
-        """References whose target is not in the mirror."""
-        return await self._database.read(partial(questions.missing, catalog=self._catalog))
+    async def missing(self, *, explain: bool = False) -> list[MissingParent]:
+        """References whose target is not in the mirror; `explain`: who refers to it, what was answered."""
+        ask = partial(questions.missing, catalog=self._catalog, explain=explain)
+        found = await self._database.read(ask)
+        if not explain:
+            return [parent for parent, _ in found]
+        return [
+            msgspec.structs.replace(parent, answered=await self._answered(stamp)) for parent, stamp in found
+        ]
+
+    async def _answered(self, stamp: int) -> str | None:
+        """What the server said when it was asked by id."""
+        page = await self._log.page(stamp) if stamp else None
+        if page is None:
+            return None
+        envelope = page.envelope
+        return f"{asked_for(envelope.request)} -> {envelope.status} (page {stamp}, run {envelope.run})"
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Pages and records that could not be stored."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import msgspec
 import sqlalchemy as sa
 
-from ingest.catalog import Catalog
+from ingest.catalog import Catalog, Reference
 from ingest.ledger import DEAD_LETTERS, KEYS, LOCK, MISSING, PAGES, REOPENED, RUNS, WITHHELD
 from ingest.report import Certificate, DeadLetter, MissingParent, Status
 from ingest.window import read_window
 from ingest.withheld import FOR
+
+#: referring rows that an explanation names
+_EXPLAINED = 10
 
 
 def status(
@@ -58,22 +61,27 @@ def dead_letters(connection: sa.Connection) -> list[DeadLetter]:
     ]
 
 
-def missing(connection: sa.Connection, catalog: Catalog) -> list[MissingParent]:
-    """References whose target is not in the mirror."""
+def missing(
+    connection: sa.Connection, catalog: Catalog, *, explain: bool = False
+) -> list[tuple[MissingParent, int]]:
+    """References whose target is not in the mirror, each with the page that decided its state (0 is none)."""
     found = []
     for row in connection.execute(sa.select(MISSING).order_by(MISSING.c.table, MISSING.c.key)).mappings():
         held = sa.and_(WITHHELD.c.target_table == row["table"], WITHHELD.c.target_key == row["key"])
-        by = connection.execute(sa.select(WITHHELD.c.table, WITHHELD.c.column).where(held).limit(1)).first()
-        found.append(
-            MissingParent(
-                table=row["table"],
-                key=row["key"],
-                state=row["state"],
-                attempts=row["attempts"],
-                references=count(connection, WITHHELD, held),
-                by=_referring(catalog, by.table, by.column) if by else "",
-            )
+        some = sa.select(WITHHELD.c.table, WITHHELD.c.key, WITHHELD.c.column).where(held)
+        ordered = some.order_by(WITHHELD.c.table, WITHHELD.c.key, WITHHELD.c.column)
+        referring = connection.execute(ordered.limit(_EXPLAINED if explain else 1)).all()
+        parent = MissingParent(
+            table=row["table"],
+            key=row["key"],
+            state=row["state"],
+            attempts=row["attempts"],
+            references=count(connection, WITHHELD, held),
+            by=_referring(catalog, referring[0].table, referring[0].column) if referring else "",
+            rows=tuple([f"{one.table} {one.key}" for one in referring]) if explain else (),
+            policies=_policies(catalog, referring[0].table, referring[0].column) if referring else (),
         )
+        found.append((parent, row["stamp"]))
     return found
 
 
@@ -95,6 +103,18 @@ def unmapped(connection: sa.Connection) -> list[str]:
 
 def _referring(catalog: Catalog, table: str, column: str) -> str:
     """The columns that a withheld entry is about, by their names."""
-    name = column.removeprefix(FOR)
-    reference = next((one for one in catalog.references_of(table) if one.name == name), None)
+    reference = _reference(catalog, table, column)
     return str(reference) if reference is not None else f"{table}.{column}"
+
+
+def _policies(catalog: Catalog, table: str, column: str) -> tuple[str, ...]:
+    """What is done, in order, where such a reference leads nowhere."""
+    reference = _reference(catalog, table, column)
+    return () if reference is None else tuple(reference.policies)
+
+
+def _reference(catalog: Catalog, table: str, column: str) -> Reference | None:
+    """The reference that a withheld entry is about: a row's by name, a value's by its column."""
+    name = column.removeprefix(FOR)
+    found = [one for one in catalog.references_of(table) if one.name == name or column in one.columns]
+    return found[0] if found else None

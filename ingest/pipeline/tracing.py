@@ -21,7 +21,7 @@ from ingest.load.merge import RankTuple, load_stated
 from ingest.mirror import LEDGER_COLUMNS
 from ingest.report import Trace, TracedPage, TracedValue
 from ingest.staging import PageLog
-from ingest.types import LOWEST_VERSION, Key
+from ingest.types import LOWEST_VERSION, Key, Request
 from ingest.withheld import FOR, load_row
 
 
@@ -97,7 +97,7 @@ class Tracer:
             source=envelope.source,
             stream=envelope.stream,
             partition=envelope.partition,
-            request=_asked_for(envelope.request.method, envelope.request.path, envelope.request.query),
+            request=asked_for(envelope.request),
             status=envelope.status,
             run=envelope.run,
             command=run[0],
@@ -207,6 +207,7 @@ def _run(connection: sa.Connection, *, id: str) -> tuple[str | None, str | None]
     return (None, None) if found is None else (found.command, found.started)
 
 
-def _asked_for(method: str, path: str, query: Sequence[tuple[str, str]]) -> str:
-    said = "&".join(f"{name}={value}" for name, value in query)
-    return f"{method} {path}{'?' if said else ''}{said}"
+def asked_for(request: Request) -> str:
+    """What was asked, in one line; credentials were never part of it."""
+    said = "&".join(f"{name}={value}" for name, value in request.query)
+    return f"{request.method} {request.path}{'?' if said else ''}{said}"

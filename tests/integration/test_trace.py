@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingest.report import Trace
+from ingest.report import MissingParent, Trace
 from ingest.staging import SqlitePageLog
 from tests.answering import Said, answering
 from tests.integration.jobs import Setup, cli
@@ -37,12 +37,12 @@ class Message(Base):
     __tablename__ = "messages"
     __mirror__ = Mirror(version="rev")
     room_id: Mapped[int] = mapped_column(
-        ForeignKey("rooms.id", info=when_missing("park")), primary_key=True
+        ForeignKey("rooms.id", info=when_missing("fetch", "park")), primary_key=True
     )
     number: Mapped[int] = mapped_column(primary_key=True)
     rev: Mapped[int | None]
     text: Mapped[str | None]
-    reply_in: Mapped[int | None] = mapped_column(ForeignKey("rooms.id", info=when_missing("null")))
+    reply_in: Mapped[int | None] = mapped_column(ForeignKey("rooms.id", info=when_missing("fetch", "null")))
 """
 STREAMS = {
     "rooms": {"path": "/rooms", "records": "data", "entity": "Room"},
@@ -141,6 +141,38 @@ async def test_what_was_pruned_or_lost_is_named(setup: Setup) -> None:
     assert (await cli(setup.config_file, "recover")).status == 0
     (lost,) = (await trace(setup, "rooms", "1")).pages
     assert (lost.body, lost.run) == ("not in the page log", None)
+
+
+async def test_a_missing_parent_is_explained_by_who_wants_it_and_what_was_answered(tmp_path: Path) -> None:
+    def answer(path: str, _: dict[str, str]) -> Said:
+        if path.startswith("/rooms/"):
+            return Said({}, status=404)
+        rows = {"/rooms": [{"id": 1, "name": "one"}], "/messages": messages}
+        return Said({"data": rows[path]})
+
+    messages = [message(8, number) for number in range(12)] + [message(1, 1, reply_in=9)]
+    rooms = {**STREAMS["rooms"], "by_id": {"path": "/rooms/{id}"}}
+    async with answering(answer) as url:
+        setup = Setup(tmp_path, {"rooms": rooms, "messages": STREAMS["messages"]}, models=MODELS)
+        setup.configure(url)
+        await sync(setup)
+        listed = await cli(setup.config_file, "missing", "--explain", "--json")
+        eight, nine = msgspec.json.decode(listed.out, type=list[MissingParent])
+        assert (eight.table, eight.key, eight.state, eight.attempts) == ("rooms", "[8]", "gone", 1)
+        assert (eight.references, eight.by, eight.policies) == (12, "messages.room_id", ("fetch", "park"))
+        assert eight.rows == tuple(f"messages [8,{number}]" for number in (0, 10, 11, *range(1, 8)))
+        assert eight.answered is not None
+        assert eight.answered.startswith("GET /rooms/8 -> 404 (page ")
+        assert (nine.by, nine.rows, nine.policies) == (
+            "messages.reply_in",
+            ("messages [1,1]",),
+            ("fetch", "null"),
+        )
+        shown = (await cli(setup.config_file, "missing", "--explain")).out
+        for part in ("rooms [8]", "gone, asked for 1 time", "and 2 more", "GET /rooms/9 -> 404"):
+            assert part in shown
+        plain = (await cli(setup.config_file, "missing", "--json")).out
+        assert msgspec.json.decode(plain, type=list[MissingParent])[0].rows == ()
 
 
 async def test_a_trace_reads_well(setup: Setup) -> None:
