@@ -13,7 +13,7 @@ from ingest.catalog import Catalog
 from ingest.engines.base import Engine
 from ingest.errors import LogDrift
 from ingest.keys import Keys, dump_key, load_key, touch_keys
-from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, MISSING, PAGES, REOPENED, TOUCHED
+from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, MISSING, PAGES, REOPENED, TOUCHED, WITHHELD
 from ingest.load.batch import Batch, Letter, rank_of
 from ingest.load.decode import Decoder, only_mentioned
 from ingest.load.sets import settle_sets
@@ -128,7 +128,9 @@ class Loader:
     def settle_claims(self, connection: sa.Connection) -> bool:
         """Let rows that wait for a unique value have it, where it is free or they are newer; if any does."""
         self._store.bind(connection)
-        touched = set(connection.scalars(sa.select(TOUCHED.c.table).distinct()))
+        # what came back with its parent and found no room was not touched
+        refused = sa.select(WITHHELD.c.table).where(WITHHELD.c.reason == "refused")
+        touched = set(connection.scalars(sa.union(sa.select(TOUCHED.c.table), refused)))
         names = sorted(touched & self._store.catalog.tables.keys())
         return any([self._store.settle_claims(connection, name) for name in names])  # noqa: C419 (all of them)
 
