@@ -53,6 +53,10 @@ class NotJson(ValueError):
         self.cut = cut
 
 
+class TooLarge(BadAnswer):
+    """The body is larger than `transport.max_body`; one of fewer records may not be."""
+
+
 class Wire:
     """Counts what came over the wire, also of a body that failed."""
 
@@ -61,7 +65,7 @@ class Wire:
 
 
 async def read_body(response: httpx.Response, limit: int, wire: Wire) -> Body:
-    """The whole body; Unready when it was cut or damaged, BadAnswer when it is too large or unreadable."""
+    """The whole body; Unready when it was cut or damaged, TooLarge or another BadAnswer else."""
     encodings = _encodings(response.headers)
     length = _length(response.headers)
     if not encodings and length is not None:
@@ -160,7 +164,7 @@ def _length(headers: httpx.Headers) -> int | None:
 
 def _check_size(size: int, allowed: int, limit: int | None = None) -> None:
     if size > allowed:
-        raise BadAnswer(
+        raise TooLarge(
             f"the body is larger than {limit or allowed} bytes",
             hint="ask for fewer records a page, or raise transport.max_body",
         )
