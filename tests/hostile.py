@@ -349,7 +349,9 @@ def _gzip_twice(draft: Draft) -> None:
 def _cut_gzip(draft: Draft) -> None:
     draft.head.append("Content-Encoding: gzip")
     whole = gzip.compress(draft.body, 1, mtime=0)
-    draft.sent = whole[: draft.random.randrange(len(whole))]
+    # the trailer is what nobody misses
+    least = len(whole) - 8 if draft.random.random() < 0.5 else 0
+    draft.sent = whole[: draft.random.randrange(least, len(whole))]
     draft.damaged = True
 
 
