@@ -104,6 +104,28 @@ async def test_what_an_earlier_partition_or_run_showed_of_the_servers_pages_is_r
     assert {path.partition("?")[0] for path in lab.paths} == {"/rooms", "/a", "/b", "/c", "/d"}
 
 
+async def test_a_total_that_was_wrong_once_is_not_believed_at_a_short_page() -> None:
+    sizes = [5, 5, 3, 5, 1, 2]
+
+    def serve(request: Request, query: dict[str, str]) -> Any:
+        number = int(query["page"])
+        size = sizes[number - 1] if number <= len(sizes) else 0
+        return {"data": [{"id": f"{number}.{index}"} for index in range(size)], "pages": 2}
+
+    lab = lab_of({**COUNTED["pages"], "limit": 5}, serve)
+    await lab.whole()
+    assert sum(lab.log.ids("things").values()) == sum(sizes)
+
+
+async def test_pages_that_were_larger_under_another_limit_do_not_make_full_ones_short() -> None:
+    lab = lab_of({**COUNTED["pages"], "limit": 10}, Counted(30))
+    await lab.whole()
+    lab.change({"things": {"path": "/things", "paginate": {**COUNTED["pages"], "limit": 5}}})
+    lab.handler = Counted(40, 10)
+    await lab.whole()
+    assert {*lab.log.ids("things")} == {*range(40)}
+
+
 async def test_a_look_beyond_the_end_survives_a_kill() -> None:
     for killed in range(1, 9):
         lab = lab_of({**COUNTED["pages"], "limit": 5}, Counted(30, 12, beyond="400"))
