@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from ingest.load.batch import Batch
+from ingest.load.decode import Decoder
 from ingest.report import DeadLetter
 from ingest.source import Source
+from ingest.types import Page
 from tests.integration.jobs import Setup, cli
 from tests.integration.jobs import replace as replace_in
 from tests.integration.story import LATER, bump, rooms, say
@@ -148,6 +152,65 @@ async def test_a_drip_feed_ends_its_partition_within_the_deadline(tmp_path: Path
         assert {said.partition(" ")[0] for said in setup.differences(truth)} <= {"tags"}
         up.faults.clear()
         assert (await setup.sync(up)).exit == 0
+        assert setup.differences(truth) == []
+
+
+# -- memory --------------------------------------------------------------------------------------------
+
+
+class Short:
+    """A machine whose memory does not suffice for the pages with a word in them, `times` each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, word: bytes, *, times: int) -> None:
+        self.tries: Counter[int] = Counter()
+        #: pages that were beside others when it was too much
+        self.crowded: list[int] = []
+        whole = Decoder.decode
+
+        def decode(decoder: Decoder, page: Page, batch: Batch) -> None:
+            before = batch.records
+            whole(decoder, page, batch)  # and part of it stays in the batch
+            if word in (page.body or b"") and self.tries[page.stamp] < times:
+                self.tries[page.stamp] += 1
+                self.crowded += [page.stamp] if before else []
+                raise MemoryError
+
+        monkeypatch.setattr(Decoder, "decode", decode)
+
+
+async def test_a_page_that_fails_for_memory_once_comes_again_alone_and_loads(
+    tmp_path: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth.upsert("tags", {"id": "heavy", "colour": "#1"})
+    setup = Setup(tmp_path, example.STREAMS)
+    async with Upstream(setup.source, truth) as up:
+        short = Short(monkeypatch, b"heavy", times=1)
+        certificate = await setup.sync(up)
+        assert short.crowded
+        assert (certificate.exit, certificate.load.quarantined) == (0, 0)
+        assert certificate.load.pages == certificate.fetch.pages
+        assert setup.differences(truth) == []
+
+
+async def test_a_page_that_fails_for_memory_twice_is_quarantined_with_its_bytes_and_takes_none_along(
+    tmp_path: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth.upsert("tags", {"id": "heavy", "colour": "#1"})
+    setup = Setup(tmp_path, example.STREAMS)
+    async with Upstream(setup.source, truth) as up:
+        with monkeypatch.context() as lasting:
+            short = Short(lasting, b"heavy", times=100)
+            setup.configure(up.base_url)
+            ran = await cli(setup.config_file, "sync", "--json")
+        assert {*short.tries.values()} == {2}
+        assert (ran.status, ran.proof.load.quarantined) == (3, len(short.tries))
+        letters = msgspec.json.decode(
+            (await cli(setup.config_file, "dead-letters", "--json")).out, type=list[DeadLetter]
+        )
+        assert len(letters) == len(short.tries)
+        assert all("heavy" in letter.raw and "memory" in letter.reason for letter in letters)
+        assert {said.partition(" ")[0] for said in setup.differences(truth)} == {"tags"}
+        assert (await cli(setup.config_file, "dead-letters", "retry")).status == 0
         assert setup.differences(truth) == []
 
 
