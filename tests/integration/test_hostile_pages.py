@@ -260,6 +260,7 @@ def loaded(record: Any, after: Aftermath) -> bool:
 def told(record: Any, letter: DeadLetter, body: bytes) -> bool:
     """A dead letter holds the record's own bytes."""
     assert letter.reason
+    assert letter.raw.encode() in body, "not the bytes that came"
     if letter.raw.encode() not in (body, body.removeprefix(b"\xef\xbb\xbf")):
         with _digits_without_end():
             return json.dumps(json.loads(letter.raw)) == json.dumps(record)
