@@ -22,7 +22,7 @@ from ingest.types import Read, is_sound, read_json, read_loosely
 #: bytes decompressed at a time, which bounds what a bomb can hold in memory
 CHUNK = 64 * 1024
 #: bytes that every body may hold at once; only one of a client's grows beyond
-SMALL = 4 * 2**20
+SMALL = 2**20
 #: members of one gzip stream, and encodings around one body: more is an attack on our time
 MAX_MEMBERS = 10_000
 MAX_ENCODINGS = 2

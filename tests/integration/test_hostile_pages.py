@@ -293,8 +293,7 @@ def verdict(case: Case, after: Aftermath, rivals: Counter[int | None]) -> str:
     assert body == (case.body or b"").removeprefix(b"\xef\xbb\xbf"), "not the bytes that came"
     for record in records:
         is_told = any(told(record, letter, body) for letter in letters)
-        mine = case.good.get(key_of(record) or 0)
-        if mine and {**record, **mine} == record and is_sound(record) and rivals[key_of(record)] == 1:
+        if is_untouched(record, case) and rivals[key_of(record)] == 1:
             assert loaded(record, after), f"not as it was said: {record}"
             assert not is_told, f"told of, though it is good: {record}"
         elif rivals[key_of(record)] > 1 and key_of(record) in (after.rows.keys() | after.withheld):
@@ -302,6 +301,15 @@ def verdict(case: Case, after: Aftermath, rivals: Counter[int | None]) -> str:
         else:
             assert loaded(record, after) != is_told, f"neither loaded nor told of, or both: {record}"
     return "with letters" if letters else "loaded"
+
+
+def is_untouched(record: Any, case: Case) -> bool:
+    """A record that still says what it said before the page was spoiled, and perhaps more."""
+    before = case.good.get(key_of(record) or 0)
+    if before is None or not is_sound(record):
+        return False
+    # as text, for to python a float may equal an integer or a truth
+    return json.dumps({name: record.get(name) for name in before}) == json.dumps(before)
 
 
 async def judge(folder: Path, cases: list[Case], *, looked_into: bool) -> Counter[str]:

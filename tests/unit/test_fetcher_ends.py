@@ -169,6 +169,39 @@ async def test_a_flag_says_the_end_whatever_is_counted() -> None:
     assert len(lab.paths) == 1
 
 
+# -- a filter that is ignored --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paging", PAGING)
+@pytest.mark.parametrize("order", [None, "newest-first", "oldest-first"])
+async def test_a_filter_that_is_ignored_costs_the_whole_listing_and_loses_nothing(
+    paging: str, order: str | None
+) -> None:
+    records = [{"id": f"m{seq}", "seq": seq, "at": at(seq * 100)} for seq in range(20, 0, -1)]
+    since = {"param": "since", "key": "at"}
+    stream = {"path": "/things", "paginate": PAGING[paging], "since": since, "order": order}
+    lab = Lab({"things": stream}, lambda _, query: page_of(records, query, paging=paging, limit=3))
+    for seq in range(21, 24):
+        await lab.whole()
+        assert {*lab.log.ids("things")} == {record["id"] for record in records}
+        assert lab.fetcher.gaps() == []
+        assert len(lab.paths) <= 9
+        records.insert(0, {"id": f"m{seq}", "seq": seq, "at": at(seq * 100)})
+    assert all("since=" in path for path in lab.paths)
+
+
+@pytest.mark.parametrize("paging", PAGING)
+async def test_a_backfill_whose_bounds_are_ignored_ends(paging: str) -> None:
+    records = [{"id": f"m{seq}", "seq": seq, "at": at(seq * 100)} for seq in range(20, 0, -1)]
+    stream = {"path": "/things", "paginate": PAGING[paging], "since": {"param": "since", "key": "at"}}
+    lab = Lab({"things": stream}, lambda _, query: page_of(records, query, paging=paging, limit=3))
+    await lab.whole()
+    report = await lab.begin().backfill(since=at(500), until=at(900))
+    assert report.failures == ()
+    assert len(lab.paths) <= 9
+    assert lab.fetcher.gaps() == []
+
+
 # -- no end at all -------------------------------------------------------------------------------------
 
 
