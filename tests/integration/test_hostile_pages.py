@@ -164,6 +164,7 @@ class TooDeep(ValueError):
 
 @contextlib.contextmanager
 def _digits_without_end() -> Iterator[None]:
+    """Python reads and writes integers of any length."""
     before = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
@@ -177,8 +178,7 @@ def said(body: bytes | None) -> list[Any]:
     if body is None:
         raise Unreadable("it did not arrive")
     try:
-        with _digits_without_end():
-            value = json.loads(body.removeprefix(b"\xef\xbb\xbf").decode())
+        value = json.loads(body.removeprefix(b"\xef\xbb\xbf").decode())
     except RecursionError:
         raise TooDeep from None
     except ValueError as error:
@@ -262,8 +262,7 @@ def told(record: Any, letter: DeadLetter, body: bytes) -> bool:
     assert letter.reason
     assert letter.raw.encode() in body, "not the bytes that came"
     if letter.raw.encode() not in (body, body.removeprefix(b"\xef\xbb\xbf")):
-        with _digits_without_end():
-            return json.dumps(json.loads(letter.raw)) == json.dumps(record)
+        return json.dumps(json.loads(letter.raw)) == json.dumps(record)
     return True
 
 
@@ -315,6 +314,14 @@ def is_untouched(record: Any, case: Case) -> bool:
 async def judge(folder: Path, cases: list[Case], *, looked_into: bool) -> Counter[str]:
     """What became of pages, counted."""
     after = await aftermath(folder, cases, looked_into=looked_into)
+    with _digits_without_end():
+        outcomes = judged(cases, after)
+    assert_adds_up(after)
+    return outcomes
+
+
+def judged(cases: list[Case], after: Aftermath) -> Counter[str]:
+    """The verdicts on pages, counted; AssertionError that shows the wrong ones."""
     rivals: Counter[int | None] = Counter()
     for case in cases:
         with contextlib.suppress(ValueError):
@@ -331,7 +338,6 @@ async def judge(folder: Path, cases: list[Case], *, looked_into: bool) -> Counte
                 f"page {case.number}, {' and '.join(case.ways)}: {str(error)[:300]}\n  {case.wire[:300]!r}"
             )
     assert not wrong, f"{len(wrong)} of {len(cases)}:\n" + "\n".join(wrong[:12])
-    assert_adds_up(after)
     return outcomes
 
 
