@@ -48,10 +48,15 @@ class _Paged(_Strict, frozen=True, kw_only=True):
     limit_param: str = "limit"
     #: pages a walk may take before it stops and leaves a gap
     max_pages: Positive = 1_000_000
+    #: pages in a row without anything new that a walk bears with before its partition gives up
+    max_idle: Positive = 100
 
 
 class PageNumber(_Paged, frozen=True, kw_only=True, tag_field="kind", tag="page"):
-    """`?page=3`. Ends by `pages` (how many), `total` (of records), `more` (a flag) or `end = "empty"`."""
+    """`?page=3`. Ends by `pages` (how many), `total` (of records), `more` (a flag) or `end = "empty"`.
+
+    A count is believed at a short page; after a full one, or where it was wrong, one more page is asked for.
+    """
 
     param: str = "page"
     first: int = 1
@@ -62,7 +67,10 @@ class PageNumber(_Paged, frozen=True, kw_only=True, tag_field="kind", tag="page"
 
 
 class Offset(_Paged, frozen=True, kw_only=True, tag_field="kind", tag="offset"):
-    """`?offset=200`. Ends by `total`, `more`, the absence of `next` (the next offset), or `end = "empty"`."""
+    """`?offset=200`. Ends by `total`, `more`, the absence of `next` (the next offset), or `end = "empty"`.
+
+    A total is believed at a short page; after a full one, or where it was wrong, one more page is asked for.
+    """
 
     param: str = "offset"
     first: int = 0
@@ -308,13 +316,16 @@ class Stream(_Strict, frozen=True, kw_only=True):
 
     def hash(self) -> str:
         """A hash of what decides request order; a change abandons open cursors."""
+        paged = None if self.paginate is None else msgspec.to_builtins(self.paginate)
+        if paged is not None:
+            del paged["max_idle"]  # who raises it wants to go on from the cursor there is
         deciding = (
             self.path,
             self.method,
             self.query,
             self.body,
             self.each,
-            self.paginate,
+            paged,
             self.order,
             self.key,
         )

@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+#: digits of an integer that is read as one
+_LONGEST_INTEGER = 4000
 #: halves of characters, which UTF-8 has no place for
 _HALVES = re.compile("[\ud800-\udfff]")
 
@@ -200,9 +202,14 @@ def read_loosely(data: bytes) -> Any:
     ValueError where it is no JSON all the same. What JSON has no word for stands in it as python has it.
     """
     with uncollected(), suppress(json.JSONDecodeError):
-        return json.loads(str(data, "utf-8"))
+        return json.loads(str(data, "utf-8"), parse_int=_integer)
     # json's own error quotes the whole body
     raise ValueError("the body is no JSON")
+
+
+def _integer(digits: str) -> int | float:
+    # no longer one is read by python, nor held by any column: it must not take its page along
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else math.inf
 
 
 def is_sound(value: Any) -> bool:

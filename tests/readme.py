@@ -190,7 +190,7 @@ def _pagination() -> str:
             f"`{field.encode_name}`"
             + ("" if field.required else f" = {_default(field)}" if _default(field) else "")
             for field in msgspec.structs.fields(struct)
-            if field.name not in ("limit", "limit_param", "max_pages")
+            if field.name not in ("limit", "limit_param", "max_idle", "max_pages")
         ]
         tag = struct.__struct_config__.tag
         rows.append(f"| `{tag}` | {_flat(inspect.cleandoc(struct.__doc__ or ''))} | {', '.join(keys)} |")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from typing import Any, NamedTuple, cast
 
 import httpx
@@ -21,6 +21,8 @@ from ingest.types import Read, is_sound, read_json, read_loosely
 
 #: bytes decompressed at a time, which bounds what a bomb can hold in memory
 CHUNK = 64 * 1024
+#: bytes that every body may hold at once; only one of a client's grows beyond
+SMALL = 2**20
 #: members of one gzip stream, and encodings around one body: more is an attack on our time
 MAX_MEMBERS = 10_000
 MAX_ENCODINGS = 2
@@ -53,6 +55,10 @@ class NotJson(ValueError):
         self.cut = cut
 
 
+class TooLarge(BadAnswer):
+    """The body is larger than `transport.max_body`; one of fewer records may not be."""
+
+
 class Wire:
     """Counts what came over the wire, also of a body that failed."""
 
@@ -60,14 +66,35 @@ class Wire:
         self.bytes = 0
 
 
-async def read_body(response: httpx.Response, limit: int, wire: Wire) -> Body:
-    """The whole body; Unready when it was cut or damaged, BadAnswer when it is too large or unreadable."""
+async def read_body(
+    response: httpx.Response, limit: int, wire: Wire, alone: AbstractAsyncContextManager[Any] | None = None
+) -> Body:
+    """The whole body; Unready when it was cut or damaged, TooLarge or another BadAnswer else.
+
+    `alone` is entered before a body grows beyond SMALL: who waits for it there holds no more than that.
+    """
+    data = bytearray()
+    try:
+        async with AsyncExitStack() as large:
+            return await _read_into(data, response, limit, wire, large, alone)
+    finally:
+        # the traceback of an error would hold on to it until the collector comes
+        data.clear()
+
+
+async def _read_into(
+    data: bytearray,
+    response: httpx.Response,
+    limit: int,
+    wire: Wire,
+    large: AsyncExitStack,
+    alone: AbstractAsyncContextManager[Any] | None,
+) -> Body:
     encodings = _encodings(response.headers)
     length = _length(response.headers)
     if not encodings and length is not None:
         _check_size(length, limit)
     layers = [_Inflater(name, limit) for name in reversed(encodings)]
-    data = bytearray()
     received = 0
     # what does not compress grows a little when it is compressed
     allowed = limit + (limit // 8 + 1024 if layers else 0)
@@ -79,6 +106,9 @@ async def read_body(response: httpx.Response, limit: int, wire: Wire) -> Body:
             _check_size(received, allowed, limit)
             for part in _through(layers, chunk):
                 data += part
+                if alone is not None and len(data) > SMALL:
+                    await large.enter_async_context(alone)
+                    alone = None
     if length is not None and received != length:
         raise Unready(f"the body was cut short: {received} of {length} bytes came")
     if not (received == 0 and (length == 0 or response.status_code == 204)):
@@ -160,7 +190,7 @@ def _length(headers: httpx.Headers) -> int | None:
 
 def _check_size(size: int, allowed: int, limit: int | None = None) -> None:
     if size > allowed:
-        raise BadAnswer(
+        raise TooLarge(
             f"the body is larger than {limit or allowed} bytes",
             hint="ask for fewer records a page, or raise transport.max_body",
         )

@@ -73,6 +73,8 @@ class Client:
         self._credentials = Credentials(source, secrets, clock, self._log_in)
         self._judge = Judge(source, self._credentials, self._rate, clock)
         self._deadline = seconds(self._bounds.deadline)
+        #: held while a large body is read: `max_body` bounds them all together
+        self._alone = asyncio.Lock()
         self._http = httpx.AsyncClient(
             transport=Courier(transport or network(concurrency), origin(self._base)),
             headers=_headers(source),
@@ -195,7 +197,7 @@ class Client:
     async def _read(self, request: httpx.Request, sent: float, wire: Wire) -> Reply:
         response = await self._http.send(request, stream=True)
         try:
-            body = await read_body(response, self._bounds.max_body, wire)
+            body = await read_body(response, self._bounds.max_body, wire, self._alone)
         except (BadAnswer, Unready, httpx.NetworkError, httpx.RemoteProtocolError):
             if 200 <= response.status_code < 300:
                 raise

@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from ingest.clock import Clock
 from ingest.config import ConfiguredSource
 from ingest.errors import GiveUp, Refused, UsageError
+from ingest.fetch.body import TooLarge
 from ingest.fetch.coverage import CoverageKey
 from ingest.fetch.crew import Crew
 from ingest.fetch.errand import Errand
@@ -245,7 +246,7 @@ async def _ask_by_id(stager: Stager, batch: Batch) -> list[Batch]:
     after = await stager.log.head(stager.source, batch.stream, partition)
     try:
         answer, asked = await stager.ask(request, accept=(*by_id.gone, *by_id.forbidden))
-    except Refused:
+    except (Refused, TooLarge):
         # one bad id spoils a batch on some servers; which one, only asking singly can tell
         if len(batch.keys) == 1:
             raise

@@ -19,13 +19,14 @@ from ingest.staging.protocol import PageLog
 from ingest.types import Envelope
 
 #: raised when the fold or its stored form changes: older snapshots are then folded anew
-FOLD_FORMAT = 1
+FOLD_FORMAT = 2
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
     format: int
     parts: list[Part]
     labels: dict[str, int]
+    fullest: dict[str, int]
 
 
 class _Unfit(Exception):
@@ -43,6 +44,8 @@ class Known:
         self.folded = 0
         #: highest label by stream
         self.labels: dict[str, int] = {}
+        #: records of the fullest page by stream: what pages its server is known to make
+        self.fullest: dict[str, int] = {}
         self._parts: dict[str, dict[str, Part]] = {}
         self._strict = False
 
@@ -76,6 +79,7 @@ class Known:
             raise _Unfit
         fold_page(part, envelope, stamp)
         self.labels[part.stream] = max(envelope.label, self.labels.get(part.stream, envelope.label))
+        self.fullest[part.stream] = max(envelope.records, self.fullest.get(part.stream, 0))
         for index, child in enumerate(envelope.children):
             revealed = self.part(child.stream, child.partition)
             fold_child(revealed, child, f"{stamp}.{index}", stamp, envelope.label)
@@ -83,7 +87,7 @@ class Known:
     def dump(self) -> bytes:
         """The state as bytes."""
         parts = [part for of_stream in self._parts.values() for part in of_stream.values()]
-        return msgspec.msgpack.encode(_Snapshot(FOLD_FORMAT, parts, self.labels))
+        return msgspec.msgpack.encode(_Snapshot(FOLD_FORMAT, parts, self.labels, self.fullest))
 
     @classmethod
     def load(cls, source: str, stamp: int, state: bytes) -> Known | None:
@@ -95,7 +99,8 @@ class Known:
         if snapshot.format != FOLD_FORMAT:
             return None
         known = cls(source)
-        known.stamp, known.labels, known._strict = stamp, snapshot.labels, True
+        known.stamp, known.labels, known.fullest = stamp, snapshot.labels, snapshot.fullest
+        known._strict = True
         for part in snapshot.parts:
             known._parts.setdefault(part.stream, {})[part.partition] = part
         return known

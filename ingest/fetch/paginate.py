@@ -5,11 +5,13 @@ partition's parameters:
 
     page        a number, or {"page", "limit"} where the server cuts the limit
     offset      a number                          cursor, header    the server's token, as it came
+    page and offset, beyond the end that a count states: {"beyond": true, "page" or "offset", "limit"}
     keyset      the last record's key             link, url         a URL, below the base URL if it can be
     continue    the server's whole object
 
 Only the server's own sign ends a walk. A short page never does: servers cut limits, and filter after
-paging.
+paging. Of the signs a count is the weakest, for totals lie: by itself it ends a walk only at a page that is
+shorter than the server's pages are, else at an empty page, a refusal or the same page again beyond it.
 """
 
 from __future__ import annotations
@@ -42,7 +44,20 @@ from ingest.source import (
 )
 from ingest.types import Request, canonical
 
-__all__ = ["by_id_request", "first_request", "next_cursor", "request_at", "walk_ends"]
+__all__ = [
+    "beyond",
+    "by_id_request",
+    "first_request",
+    "halved",
+    "is_beyond",
+    "is_full",
+    "next_cursor",
+    "request_at",
+    "walk_ends",
+]
+
+#: how a cursor begins that leads beyond the end which a count states
+_BEYOND = '{"beyond":true,'
 
 #: one target of a Link header (RFC 8288) and its parameters
 _LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[^\s=;,"]+\s*(?:=\s*(?:"(?:[^"\\]|\\.)*"|[^\s;,"]*))?)*)')
@@ -79,9 +94,27 @@ def _applied(paged: Pagination, request: Request, value: Any) -> Request:
         return Request(method=request.method, path=value, body=request.body)
     if isinstance(paged, Continue):
         return with_values(request, {name: value[name] for name in sorted(value)})
-    if isinstance(paged, PageNumber) and isinstance(value, dict):
-        return with_values(request, {paged.limit_param: value["limit"], paged.param: value["page"]})
+    if isinstance(paged, PageNumber | Offset) and isinstance(value, dict):
+        limit = {paged.limit_param: value["limit"]} if "limit" in value else {}
+        place = value["page" if isinstance(paged, PageNumber) else "offset"]
+        return with_values(request, {**limit, paged.param: place})
     return with_values(request, {paged.param: value})
+
+
+def halved(stream: Stream, request: Request) -> Request | None:
+    """The request for half as many records from the same one on; None where that cannot be asked for."""
+    paged = stream.paginate
+    limit = _limit(paged, request) if paged is not None else None
+    if paged is None or limit is None or limit < 2:
+        return None
+    if not isinstance(paged, PageNumber):
+        return with_values(request, {paged.limit_param: limit // 2})
+    # numbers count pages of one size: only one that divides the other has a page that begins there
+    smaller = next(size for size in range(limit // 2, 0, -1) if limit % size == 0)
+    passed = _number(request, paged.param, paged.first) - paged.first
+    return with_values(
+        request, {paged.limit_param: smaller, paged.param: paged.first + passed * (limit // smaller)}
+    )
 
 
 # -- cursors -------------------------------------------------------------------------------------------
@@ -113,6 +146,39 @@ def next_cursor(
     if not _is_tail(paged) and _repeats(stream, request, value):
         raise BadAnswer("the cursor repeats", hint="the server would send the same page for ever")
     return canonical(value)
+
+
+def beyond(stream: Stream, request: Request, answer: Answer, got: int) -> str | None:
+    """What asks for more after a page that is the last by a count alone; None where another sign says so."""
+    paged = stream.paginate
+    if not isinstance(paged, PageNumber | Offset) or got == 0:
+        return None
+    if paged.more is not None and not _flag(paged.more, answer.json):
+        return None
+    if isinstance(paged, Offset):
+        if paged.total is None or paged.next is not None:
+            return None
+        return canonical({"beyond": True, "offset": _offset_after(paged, request, got)})
+    if paged.pages is None and paged.total is None:
+        return None
+    following = _page_after(paged, request, got)
+    return canonical({"beyond": True, **(following if isinstance(following, dict) else {"page": following})})
+
+
+def is_beyond(cursor: str | None) -> bool:
+    """True for a cursor that `beyond` made."""
+    return cursor is not None and cursor.startswith(_BEYOND)
+
+
+def is_full(stream: Stream, request: Request, got: int, fullest: int) -> bool:
+    """True for a page that may be followed by others: no shorter than was asked for, or than any was."""
+    limit = _limit(stream.paginate, request) if stream.paginate is not None else None
+    return got >= (fullest if limit is None else min(limit, fullest))
+
+
+def _limit(paged: Pagination, request: Request) -> int | None:
+    """The limit that a request states."""
+    return _whole(used(request, paged.limit_param))
 
 
 def total_pages(stream: Stream, answer: Answer) -> int | None:
@@ -173,9 +239,13 @@ def _next_page(paged: PageNumber, request: Request, json: Any, got: int) -> Any:
         or (paged.pages is not None and asked >= _count(paged.pages, json))
         or (total is not None and (asked * limit if asked > 1 else min(got, limit)) >= total)
     )
-    if over:
-        return ABSENT
-    if total is not None and asked == 1 and 0 < got < limit:
+    return ABSENT if over else _page_after(paged, request, got)
+
+
+def _page_after(paged: PageNumber, request: Request, got: int) -> Any:
+    page = _number(request, paged.param, paged.first)
+    limit = _number(request, paged.limit_param, paged.limit or 0)
+    if paged.total is not None and page == paged.first and 0 < got < limit:
         # the server cuts limits (or filters): only by the limit it keeps can pages be told from records
         limit = got
     return page + 1 if limit == (paged.limit or 0) else {"page": page + 1, "limit": limit}
@@ -188,14 +258,18 @@ def _next_offset(paged: Offset, request: Request, json: Any, got: int) -> Any:
         return ABSENT
     if paged.next is not None:
         return _stated(paged.next, json, (str, int))
+    offset = _offset_after(paged, request, got)
+    if paged.total is not None and offset - paged.first >= _count(paged.total, json):
+        return ABSENT
+    return offset
+
+
+def _offset_after(paged: Offset, request: Request, got: int) -> int:
     # a page shorter than its limit was filtered, or the server cuts limits: overlap loses nothing
     step = min(got, paged.limit or got) or paged.limit or 0
     if step == 0:
         raise BadAnswer("an empty page, though there should be more", hint="state paginate.limit")
-    offset = _number(request, paged.param, paged.first) + step
-    if paged.total is not None and offset - paged.first >= _count(paged.total, json):
-        return ABSENT
-    return offset
+    return _number(request, paged.param, paged.first) + step
 
 
 def _next_token(paged: Cursor, request: Request, json: Any) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ingest.fetch.coverage import SEAM_IDS, Stretch, begin, finish, highest, lowest
+from ingest.fetch.paginate import is_beyond
 from ingest.types import Child, Envelope, Walk
 
 #: `closed` of a partition whose parent says that there is none; otherwise it is a status
@@ -94,7 +95,7 @@ def fold_page(part: Part, envelope: Envelope, stamp: int) -> None:
     """Take in a page of the partition: a part of a walk, or a refusal."""
     part.stamp = stamp
     part.label = envelope.label if part.label is None else max(part.label, envelope.label)
-    if envelope.status >= 400:
+    if envelope.status >= 400 and not _ends(part, envelope):
         _fold_refusal(part, envelope, stamp)
         return
     part.closed = 0
@@ -151,6 +152,12 @@ def _fold_walk(part: Part, envelope: Envelope, stamp: int) -> None:
     else:
         part.high = highest(part.high, stretch.high)
         _satisfy(part, walk, stretch.first)
+
+
+def _ends(part: Part, envelope: Envelope) -> bool:
+    """True for a refusal beyond the end that a count stated: there is nothing, as was said."""
+    stretch = part.stretch(envelope.walk.id)
+    return stretch is not None and is_beyond(stretch.cursor)
 
 
 def _fold_refusal(part: Part, envelope: Envelope, stamp: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Container, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Container, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
@@ -11,17 +11,27 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 import httpx
 import msgspec
 
-from ingest.errors import BadAnswer, Refused
+from ingest.errors import Refused
 from ingest.fetch.answer import Answer
+from ingest.fetch.body import TooLarge
 from ingest.fetch.coverage import CoverageKey, coverage_key
 from ingest.fetch.extract import opened, records, revealed
 from ingest.fetch.known import Known
 from ingest.fetch.lookout import Lookout
-from ingest.fetch.paginate import next_cursor, total_pages, walk_ends
+from ingest.fetch.paginate import (
+    beyond,
+    halved,
+    is_beyond,
+    is_full,
+    next_cursor,
+    total_pages,
+    walk_ends,
+)
 from ingest.fetch.parts import GONE, Part
 from ingest.fetch.reading import floor_under, read_page
 from ingest.fetch.routes import ROOT, Route
 from ingest.fetch.stager import Asked, Stager, digest
+from ingest.fetch.trail import Trail
 from ingest.fetch.walk import Command, Step, vouches_late
 from ingest.types import LABEL, Child, Covered, Envelope, Request
 
@@ -29,6 +39,8 @@ from ingest.types import LABEL, Child, Covered, Envelope, Request
 _NO_CURSOR: Final = (400, 404, 410, 416, 422)
 #: the same of a cursor as old as the last run; after a 403 the walk begins anew, and finds itself closed
 _EXPIRED: Final = (*_NO_CURSOR, 403)
+#: what an older recording says, which has nothing beyond the end that a count states
+_UNRECORDED: Final = 501
 
 #: done: the walk is at its end, or its partition closed. left: the next run goes on with it. expired: its
 #: cursor is no good any more, and another walk has to be begun
@@ -44,7 +56,8 @@ class _Turn(NamedTuple):
     covered: Covered | None = None
     next: str | None = None
     children: tuple[Child, ...] = ()
-    records: int = 0
+    #: the page's records, as they came
+    found: Sequence[Any] = ()
     #: the walk has come to its end
     over: bool = True
     #: the command's bound is reached, the walk's end is not
@@ -72,37 +85,50 @@ class Walker:
 
     async def walk(self, route: Route, part: Part, step: Step) -> Outcome:
         """Take a step as far as it goes; GiveUp leaves it where it is."""
-        ring = {step.cursor, step.anchor}
+        trail = Trail(route.stream, (step.cursor, step.anchor))
         limit = route.stream.paginate.max_pages if route.stream.paginate else 1
-        request = route.request(part.partition, step.walk, step.cursor)
-        asked = await self._ask(route, part, step, request)
+        request, asked = await self._ask(route, part, step)
         taken = 0
         while True:
             taken += 1
             if asked.answer.status >= 400:
                 return await self._refused(route, part, step, request, asked)
-            turn = self._read(route, part, step, request, asked.answer)
-            if not turn.over and turn.next in ring:
-                raise BadAnswer("the server gave a cursor a second time", hint="the walk would never end")
-            ring.add(turn.next)
-            if turn.over or turn.leaves or taken >= limit:
+            turn = self._read(route, part, step, request, asked.answer, trail)
+            if not turn.over:
+                trail.take(turn.found, turn.next)
+            # a look beyond the end is no further page
+            if turn.over or turn.leaves or taken - is_beyond(turn.next) >= limit:
                 await self._stage(route, part, step, request, asked, turn)
                 return "done" if turn.over else "left"
             following = _next(route, step, asked.answer, turn)
-            its_request = route.request(part.partition, step.walk, following.cursor)
             if route.name in self._proving:
                 # a row that comes after the proof was asked for after it, or it could be the older state
                 await self._stage(route, part, step, request, asked, turn)
-                asked = await self._ask(route, part, following, its_request)
+                its_request, asked = await self._ask(route, part, following)
             else:
                 # the server works on the next page while this one is made durable
-                async with beside(self._ask(route, part, following, its_request)) as asking:
+                async with beside(self._ask(route, part, following)) as asking:
                     await self._stage(route, part, step, request, asked, turn)
-                    asked = await asking
+                    its_request, asked = await asking
             step, request = following, its_request
 
-    async def _ask(self, route: Route, part: Part, step: Step, request: Request) -> Asked:
-        accept: Container[int] = _EXPIRED if step.resumed else _NO_CURSOR
+    async def _ask(self, route: Route, part: Part, step: Step) -> tuple[Request, Asked]:
+        """The answer, and to what: while it is too large, half as many records are asked for."""
+        request = route.request(part.partition, step.walk, step.cursor)
+        while True:
+            try:
+                return request, await self._asked(route, part, step, request)
+            except TooLarge as error:
+                smaller = halved(route.stream, request)
+                if smaller is None:
+                    error.hint = "it holds the fewest records that can be asked for: raise transport.max_body"
+                    raise
+                request = smaller
+            self._stager.tell("page_halved", stream=route.name, partition=part.partition)
+
+    async def _asked(self, route: Route, part: Part, step: Step, request: Request) -> Asked:
+        looks_beyond = is_beyond(step.cursor)
+        accept: Container[int] = _EXPIRED if step.resumed or looks_beyond else _NO_CURSOR
         if step.cursor is None:
             # a listing of its own that is refused is a fault of the source's definition, and no fact
             accept = route.stream.closed_by if part.partition != ROOT else ()
@@ -111,12 +137,15 @@ class Walker:
         try:
             return await self._stager.ask(request, accept=accept, read=route.read)
         except Refused as error:
-            # some servers say with status 200 that a cursor has expired
-            if not (step.resumed and error.status < 300):
+            # some servers say with status 200 that a cursor has expired, or leads too far
+            expired = (step.resumed or looks_beyond) and error.status < 300
+            if not (expired or (looks_beyond and error.status == _UNRECORDED)):
                 raise
             return Asked(Answer(_NO_CURSOR[0], httpx.Headers(), b"", None), part.stamp)
 
-    def _read(self, route: Route, part: Part, step: Step, request: Request, answer: Answer) -> _Turn:
+    def _read(
+        self, route: Route, part: Part, step: Step, request: Request, answer: Answer, trail: Trail
+    ) -> _Turn:
         stream = route.stream
         found = records(stream, answer.json)
         stretch = part.stretch(step.walk.id)
@@ -131,16 +160,18 @@ class Walker:
             now=_served_at(answer) or coverage_key(self._stager.now().isoformat()),
         )
         self.lookout.see(route, found)
-        turn = _Turn(
-            reading.covered, children=self._children(route, part, step, found, answer), records=len(found)
-        )
-        if reading.ends:
-            return turn
         values = [one.value for one in found]
+        turn = _Turn(reading.covered, children=self._children(route, part, step, found, answer), found=values)
+        looks_beyond = is_beyond(step.cursor)
+        if reading.ends or (looks_beyond and (not values or trail.repeats(values))):
+            return turn
         client = self._stager.client
         cursor = next_cursor(
             stream, request, answer, values, base_url=client.base_url, credentials=client.credential_names
         )
+        fullest = self._known.fullest.get(route.name, 0)
+        if cursor is None and (looks_beyond or is_full(stream, request, len(values), fullest)):
+            cursor = beyond(stream, request, answer, len(values))
         return turn._replace(
             next=cursor, over=walk_ends(stream, request, cursor, values), leaves=reading.leaves
         )
@@ -169,7 +200,7 @@ class Walker:
         if step.cursor is None and part.closed == status and (part.is_gone or status not in GONE):
             return "done"
         await self._stage(route, part, step, request, asked, _Turn())
-        if step.cursor is None:
+        if step.cursor is None or is_beyond(step.cursor):
             return "done"
         if step.is_opening and status in route.stream.closed_by:
             return "left"
@@ -199,7 +230,7 @@ class Walker:
             next=turn.next,
             covered=turn.covered,
             children=turn.children,
-            records=turn.records,
+            records=len(turn.found),
             digest=await digest(asked.answer.body),
         )
         total = total_pages(route.stream, asked.answer) if asked.answer.status < 400 else None

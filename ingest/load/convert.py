@@ -100,6 +100,9 @@ def _without_nul(name: str, store: Convert) -> Convert:
                 return empty_list
             if type(value) is dict:
                 return empty_object
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            # SQLite takes a number that stands alone for one, and rounds it
+            raise SetAside(f"{name}: the integer does not fit 64 bits, which not every database can hold")
         text = store(value)
         if "\\u0000" in text and _has_nul(value):
             raise SetAside(f"{name}: JSON with a NUL in it, which not every database can hold")

@@ -78,17 +78,7 @@ class Decoder:
         try:
             json, sound = read_body(page.body or b"")
         except (ValueError, RecursionError) as error:
-            batch.quarantined.add(page.stamp)
-            batch.letters.append(
-                Letter(
-                    stamp=page.stamp,
-                    ordinal=-1,
-                    table=None,
-                    key=None,
-                    raw=page.body or b"",
-                    reason=str(error),
-                )
-            )
+            self.set_aside(page, batch, str(error))
             return
         reading = Reading(self, page, batch, sound=sound)
         letters = len(batch.letters)
@@ -100,6 +90,14 @@ class Decoder:
         # a record that became a dead letter arrived all the same, whosever it is
         if envelope.walk.kind == "by_id" and len(batch.letters) == letters:
             self._absences(page, batch, reading.keys)
+
+    def set_aside(self, page: Page, batch: Batch, reason: str) -> None:
+        """Quarantine a page: all of it is one dead letter."""
+        batch.asked[page.stamp] = page.envelope.asked
+        batch.quarantined.add(page.stamp)
+        batch.letters.append(
+            Letter(stamp=page.stamp, ordinal=-1, table=None, key=None, raw=page.body or b"", reason=reason)
+        )
 
     def raw_of(self, page: Page, ordinal: int) -> bytes | None:
         """The bytes of the top-level record that an ordinal lies in; None when there is none."""

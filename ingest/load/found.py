@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ingest.paths import Path
-from ingest.types import is_sound, read_json, read_loosely
+from ingest.types import read_json, read_loosely
+
+_BLANKS = re.compile(r"[ \t\n\r]*")
+#: finds where values end; what numbers they are is nobody's business here, and some are too long for python
+_SCANNER = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
 class Found(NamedTuple):
@@ -65,11 +70,7 @@ def _descend(
 
 
 def raw_record(body: bytes, found: Found) -> bytes:
-    """The record's own bytes, as the server sent them.
-
-    Where the page has what JSON has no word for, the record is written anew; and where it lies too deep to
-    be cut out, these are the page's bytes.
-    """
+    """The record's own bytes, as the server sent them; the page's where it lies too deep to be cut out."""
     raw = msgspec.Raw(body)
     try:
         for step in found.place:
@@ -80,6 +81,35 @@ def raw_record(body: bytes, found: Found) -> bytes:
     except RecursionError:
         return body
     except msgspec.DecodeError:
-        # UTF-8 has no place for half a character, but its escape can be written
-        return json.dumps(found.value, ensure_ascii=not is_sound(found.value), separators=(",", ":")).encode()
+        return _cut_out(str(body, "utf-8"), found.place).encode()
     return bytes(raw)
+
+
+def _cut_out(text: str, place: tuple[str | int, ...]) -> str:
+    """What lies at a place of a page that has what JSON has no word for."""
+    start, end = _after_blanks(text, 0), len(text)
+    for step in place:
+        # of a key that is there twice the last is the one that was read
+        *_, (start, end) = (where for key, *where in _members(text, start) if key == step)
+    return text[start:end]
+
+
+def _members(text: str, at: int) -> Iterator[tuple[str | int, int, int]]:
+    """(key or index, start, end) of everything in the object or list that begins here."""
+    named, index = text[at] == "{", 0
+    at = _after_blanks(text, at + 1)
+    while text[at] not in "]}":
+        key: str | int = index
+        if named:
+            key, at = _SCANNER.raw_decode(text, at)
+            at = _after_blanks(text, _after_blanks(text, at) + 1)
+        _, end = _SCANNER.raw_decode(text, at)
+        yield key, at, end
+        at = _after_blanks(text, end)
+        if text[at] == ",":
+            at, index = _after_blanks(text, at + 1), index + 1
+
+
+def _after_blanks(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at

@@ -21,6 +21,9 @@ from ingest.load.store import Store
 from ingest.source import Source
 from ingest.types import LoadCounts, Page, uncollected
 
+#: times a page may fail for memory: beside others, and by itself
+_TRIES = 2
+
 
 class Loader:
     """Loads pages of a job's sources through one connection."""
@@ -38,6 +41,8 @@ class Loader:
         self._engine = engine
         self._store = Store(catalog, engine, keys)
         self._decoders: dict[tuple[str, str], Decoder] = {}
+        #: how often there was not enough memory for a page, by stamp
+        self._too_large: Counter[int] = Counter()
         for name, source in sources.items():
             its = catalog.within(modules[name]) if modules else catalog
             mentioned = only_mentioned(source.streams, its)
@@ -71,10 +76,21 @@ class Loader:
         return batch
 
     def add(self, page: Page, batch: Batch) -> None:
-        """Add what a page says to what those before it said."""
+        """Add what a page says to what those before it said; one that failed for memory twice is set aside.
+
+        After a MemoryError the batch is to be thrown away: part of the page may be in it.
+        """
         self.check([(page.stamp, page.envelope.source, page.envelope.stream)])
-        with uncollected():
-            self._decoders[(page.envelope.source, page.envelope.stream)].decode(page, batch)
+        decoder = self._decoders[(page.envelope.source, page.envelope.stream)]
+        if self._too_large[page.stamp] >= _TRIES:
+            decoder.set_aside(page, batch, f"there was not enough memory to decode it, {_TRIES} times")
+            return
+        try:
+            with uncollected():
+                decoder.decode(page, batch)
+        except MemoryError:
+            self._too_large[page.stamp] += 1
+            raise
 
     def load(
         self,

@@ -27,6 +27,8 @@ class Load:
     batch: Batch | None = field(default_factory=Batch)
     records: int = 0
     bytes: int = 0
+    #: no more pages: the next one is for a load of its own
+    closed: bool = False
 
     def take(self) -> Batch | None:
         """What the pages say, once: a load uses it up. Tried again, they are decoded anew."""
@@ -36,7 +38,7 @@ class Load:
     @property
     def full(self) -> bool:
         """True when one transaction should not take more."""
-        return self.records >= limits.BATCH or self.bytes >= limits.BATCH_BYTES
+        return self.closed or self.records >= limits.BATCH or self.bytes >= limits.BATCH_BYTES
 
 
 class Feed:
@@ -57,7 +59,8 @@ class Feed:
         began = self._after
         while not self.full and (pages := await self._log.read(self._after, limit=limits.READ)):
             for page in pages:
-                self._add(page)
+                if not self._add(page):
+                    break
                 # fetching, and what the database answers, need not wait for all of them
                 await others()
                 if self.full:
@@ -78,11 +81,20 @@ class Feed:
         """True when everything that is staged has been read."""
         return self._after >= await self._log.top()
 
-    def _add(self, page: Page) -> None:
+    def _add(self, page: Page) -> bool:
+        """Decode a page into the next load; False where it has to come again, alone, for want of memory."""
         load = self._next
         assert load.batch is not None, "a load that is taken takes no more"
-        self._loader.add(page, load.batch)
+        try:
+            self._loader.add(page, load.batch)
+        except MemoryError:
+            # part of what it says may be in the batch, which is made anew from its other pages
+            load.batch, load.closed = None, bool(load.pages)
+            if not load.pages:
+                self._next = Load(self._after)
+            return False
         load.pages.append(page)
         load.records += page.envelope.records
         load.bytes += len(page.body or b"")
         self._after = page.stamp
+        return True

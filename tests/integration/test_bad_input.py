@@ -321,6 +321,11 @@ SPOILED: dict[str, tuple[tuple[str, Spoil], str]] = {
     "an object for a key": (told("messages", id={"$oid": "5"}), "id: expected an integer"),
     "an id of 20 digits": (told("messages", id=12345678901234567890), "64 bits"),
     "an id of 400 digits": (told("messages", id=10**399), "64 bits"),
+    "a colour of 5,000 digits": (
+        instead_of("tags", b'{"id":"odd","colour":%s}' % (b"1" * 5000)),
+        "out of range",
+    ),
+    "JSON that is an integer of 20 digits": (told("users", settings=10**19), "64 bits"),
     "a fraction for an id": (told("messages", id=1.5), "id: expected an integer"),
     "NUL in text": (told("tags", colour="a\0b"), "NUL"),
     "too long a text": (told("tags", colour="#12345678"), "9 characters"),

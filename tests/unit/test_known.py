@@ -59,6 +59,14 @@ def test_a_page_that_was_folded_before_changes_nothing() -> None:
     assert known.dump() == before
 
 
+def test_the_fullest_page_of_a_stream_is_remembered_and_none_that_was_asked_by_id() -> None:
+    by_id = Walk(id="i", kind="by_id")
+    known = folded(*(envelope(records=count) for count in (3, 5, 2)), envelope(walk=by_id, records=9))
+    again = Known.load("api", known.stamp, known.dump())
+    assert again is not None
+    assert again.fullest == known.fullest == {"messages": 5}
+
+
 def test_a_walk_that_was_resumed_late_does_not_undo_what_a_newer_one_satisfies() -> None:
     newer = Walk(id="w2", kind="head", unchanged='"m12"')
     known = folded(
