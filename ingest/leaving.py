@@ -70,7 +70,7 @@ class Leaving:
                 "ingest_exceptions": nothing,
             }
             connection.execute(
-                sa.update(table.sql).where(chosen, referred).values({**mark, **self.freed(table)})
+                sa.update(table.sql).where(chosen, referred).values({**mark, **self._freed(table)})
             )
             chosen = sa.and_(chosen, is_here(table.sql))
         connection.execute(sa.delete(table.sql).where(chosen))
@@ -100,8 +100,8 @@ class Leaving:
         if nullable:
             connection.execute(sa.update(hold.child).where(is_in(columns, marked)).values(nullable))
 
-    def freed(self, table: Table) -> dict[str, Any]:
-        """What rows have in unique columns for as long as another may have what they had."""
+    def _freed(self, table: Table) -> dict[str, Any]:
+        """What a marked row has in unique columns, so that another row can have what it had."""
         freed: dict[str, Any] = {}
         for column in _unique_columns(table.sql):
             if column.nullable:
@@ -128,6 +128,11 @@ def _unique_columns(table: sa.Table) -> list[sa.Column[Any]]:
         if not column.primary_key
     ]
     return list(dict.fromkeys(columns))
+
+
+def unique_names(table: Table) -> list[str]:
+    """The columns of a table that are unique beside its key, alone or with others."""
+    return [str(column.name) for column in _unique_columns(table.sql)]
 
 
 def _children_first(tables: list[Table]) -> list[Table]:

@@ -293,7 +293,8 @@ def gaps(ctx: typer.Context, as_json: AsJson = False) -> None:
     show(holes, lambda out: render.gaps(out, holes), as_json=as_json)
 
 
-@app.command()
+# a key may begin with a minus
+@app.command(context_settings={"ignore_unknown_options": True})
 def trace(
     ctx: typer.Context,
     table: Annotated[str, typer.Argument(metavar="TABLE", help="A mirrored table.")],

@@ -137,7 +137,10 @@ def explained(out: Console, parents: Sequence[MissingParent]) -> None:
             out,
             [
                 (plain(f"{one.table} {one.key}"), f"{one.state}, asked for {_count(one.attempts, 'time')}"),
-                ("  wanted by", f"{plain(one.by)} of {rows}" if one.rows else "itself"),
+                (
+                    "  wanted by",
+                    " of ".join(filter(None, [plain(one.by), rows])) or "itself: a row not complete",
+                ),
                 ("  policies", ", ".join(one.policies) or "-"),
                 ("  answered", plain(one.answered) if one.answered else "not asked yet"),
             ],

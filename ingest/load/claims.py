@@ -55,25 +55,41 @@ def claiming(table: Table, batch: Batch, unique: Unique, values: Collection[tupl
     return found
 
 
-def lost_by(claims: Mapping[Key, list[Claim]]) -> dict[Key, Lost]:
-    """What each of these rows cannot show; the rows are all that claim any of their values."""
+def lost_by(claims: Mapping[Key, list[Claim]], aside: Collection[Key] = ()) -> dict[Key, Lost]:
+    """What each of these rows cannot show; the rows are all that claim any of their values.
+
+    `aside`: rows that cannot be shown, whatever they could have.
+    """
     by_key = sorted((claim for of_row in claims.values() for claim in of_row), key=lambda one: one.key)
     newest_first = sorted(by_key, key=lambda one: one.rank, reverse=True)
-    aside: set[Key] = set()
-    while (lost := _tried(newest_first, aside)) is None:
+    gone = set(aside)
+    while not _told_apart([one for one in newest_first if one.unique.optional is None], gone):
         pass
-    return {key: None if key in aside else frozenset(lost.get(key, NOTHING)) for key in claims}
-
-
-def _tried(claims: list[Claim], aside: set[Key]) -> dict[Key, set[str]] | None:
-    """What is lost while the rows `aside` claim nothing; None when another had to join them."""
-    taken: dict[tuple[Unique, tuple[Any, ...]], Key] = {}
     lost: dict[Key, set[str]] = {}
-    for claim in claims:
-        if claim.key in aside or taken.setdefault((claim.unique, claim.value), claim.key) == claim.key:
+    taken: dict[tuple[Unique, tuple[Any, ...]], Key] = {}
+    for claim in newest_first:
+        optional = claim.unique.optional
+        if claim.key in gone or optional is None:
             continue
-        if claim.unique.optional is None:
-            aside.add(claim.key)
-            return None
-        lost.setdefault(claim.key, set()).add(claim.unique.optional)
-    return lost
+        if taken.setdefault((claim.unique, claim.value), claim.key) != claim.key:
+            lost.setdefault(claim.key, set()).add(optional)
+    return {key: None if key in gone else frozenset(lost.get(key, NOTHING)) for key in claims}
+
+
+def _told_apart(claims: list[Claim], gone: set[Key]) -> bool:
+    """Put the rows aside (`gone`) that cannot have what they cannot be without; False to begin again.
+
+    Where a row had something else by then, others may have it after all.
+    """
+    taken: dict[tuple[Unique, tuple[Any, ...]], Key] = {}
+    holding: set[Key] = set()
+    for claim in claims:
+        if claim.key in gone:
+            continue
+        if taken.setdefault((claim.unique, claim.value), claim.key) == claim.key:
+            holding.add(claim.key)
+            continue
+        gone.add(claim.key)
+        if claim.key in holding:
+            return False
+    return True

@@ -175,18 +175,21 @@ class Loader:
 
     @staticmethod
     def _unmarked(connection: sa.Connection, log: str, pages: Sequence[Page]) -> list[Page]:
+        """The pages that are to be loaded; LogDrift where another page was loaded in the place of one."""
         if not pages:
             return []
         stamps = [page.stamp for page in pages]
-        marked = set(
-            connection.scalars(
-                sa.select(PAGES.c.stamp).where(
-                    PAGES.c.log == log,
-                    PAGES.c.stamp.between(min(stamps), max(stamps)),
-                    PAGES.c.state != REOPENED,
-                )
-            )
+        within = PAGES.c.stamp.between(min(stamps), max(stamps))
+        marks = sa.select(PAGES.c.stamp, PAGES.c.digest).where(
+            PAGES.c.log == log, within, PAGES.c.state != REOPENED
         )
+        marked = {row.stamp: row.digest for row in connection.execute(marks)}
+        for page in pages:
+            if marked.get(page.stamp, page.envelope.digest) != page.envelope.digest:
+                raise LogDrift(
+                    f"page {page.stamp} is another one in the page log than was loaded",
+                    hint="put back the page log that it was filled from, or mirror into a new database",
+                )
         return list({page.stamp: page for page in pages if page.stamp not in marked}.values())
 
     def _note(self, connection: sa.Connection, pages: Sequence[Page], batch: Batch, log: str) -> int:

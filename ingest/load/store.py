@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -37,9 +38,9 @@ from ingest.keys import (
     touch_keys,
     touch_whole,
 )
-from ingest.leaving import Leaving, is_here
+from ingest.leaving import Leaving, is_here, unique_names
 from ingest.ledger import PAGES, TOMBSTONES, WITHHELD
-from ingest.load.batch import Batch, FullRow, Letter
+from ingest.load.batch import Batch, FullRow, Letter, rank_of
 from ingest.load.claims import NOTHING, WAITING, Claim, Lost, claiming, claims_of, lost_by
 from ingest.load.merge import Stated, Statement, Tombstone, dump_exceptions, load_stated, merge, shown
 from ingest.mirror import LEDGER_COLUMNS
@@ -96,11 +97,32 @@ class _Changes:
 
 
 class _Collision(Exception):
-    """Rows want a unique value that another row has, or wants too."""
+    """Rows want a unique value that another row has, or wants too; or cannot be written as was decided."""
 
-    def __init__(self, keys: frozenset[Key]) -> None:
+    def __init__(
+        self,
+        keys: frozenset[Key],
+        letters: tuple[Letter, ...] = (),
+        aside: frozenset[Key] = frozenset(),
+    ) -> None:
         super().__init__()
-        self.keys = keys
+        self.keys, self.letters, self.aside = keys, letters, aside
+
+
+@dataclass(frozen=True, slots=True)
+class _Contest:
+    """Rows of which the merge decides who has which unique value."""
+
+    keys: frozenset[Key]
+    #: what the batch does not state after all: a constraint is against it
+    letters: tuple[Letter, ...] = ()
+    #: of these nothing is stated now; a constraint is against what is left of them, and they stay aside whole
+    aside: frozenset[Key] = frozenset()
+
+    def joined(self, collision: _Collision) -> _Contest:
+        return _Contest(
+            self.keys | collision.keys, self.letters + collision.letters, self.aside | collision.aside
+        )
 
 
 class Store:
@@ -148,14 +170,18 @@ class Store:
         contested: frozenset[Key],
     ) -> Outcome:
         """Write the table's part of a batch, where rows may want the unique values of others."""
+        contest = _Contest(contested)
         while True:
             try:
                 with connection.begin_nested():
-                    return self._apply(connection, table, batch, in_order=in_order, contested=contested)
+                    outcome = self._apply(connection, table, batch, in_order=in_order, contest=contest)
+                break
             except _Collision as collision:
                 # seldom: then all of it is done again, and the merge decides who has what
-                contested |= collision.keys
+                contest = contest.joined(collision)
                 self.engine.clear(connection, self._batches[table.name])
+        batch.letters += contest.letters
+        return outcome._replace(rejected=outcome.rejected + len(contest.letters))
 
     def _apply(
         self,
@@ -164,11 +190,15 @@ class Store:
         batch: Batch,
         *,
         in_order: bool,
-        contested: frozenset[Key] = frozenset(),
+        contest: _Contest | None = None,
     ) -> Outcome:
-        """Write the table's part of a batch; _Collision where others than the `contested` want one value."""
+        """Write the table's part of a batch; _Collision where others than in the `contest` want one value."""
         name, full = table.name, dict(batch.full.get(table.name, {}))
         partial = {key: list(statements) for key, statements in batch.partial.get(name, {}).items()}
+        contest = contest or _Contest(frozenset())
+        contested = contest.keys
+        for letter in contest.letters:
+            _leave_out(letter, full, partial)
         buried = batch.tombstones.get(name, {})
 
         def to_merge(keys: Collection[Key]) -> None:
@@ -187,7 +217,7 @@ class Store:
             to_merge(self._take_special(connection, table))
         rows = len(full)
         kept = 0 if fresh else self._drop_losers(connection, table)
-        changes = self._merge(connection, table, partial, buried, in_order=in_order, contested=contested)
+        changes = self._merge(connection, table, partial, buried, in_order=in_order, contest=contest)
         self._stage(connection, table, changes.show)
         if many.written or rows + len(changes.show) + len(changes.remove) > TOUCHED_LIMIT:
             self._touch_whole(connection, table)
@@ -202,6 +232,15 @@ class Store:
         self.engine.clear(connection, self._batches[name])
         written = many.written + rows - kept + changes.written - len(refused)
         return Outcome(written, many.kept + kept + changes.kept, len(refused), len(changes.void))
+
+    @staticmethod
+    def _says(batch: Batch, table: Table, key: Key, row: sa.RowMapping) -> bool:
+        """True where it is a record of the batch that a row is from."""
+        rank = tuple(row[name] for name in _RANK)
+        full = batch.full.get(table.name, {}).get(key)
+        if full is not None:
+            return rank_of(full) == rank
+        return any(one.rank == rank for one in batch.partial.get(table.name, {}).get(key, []))
 
     # -- the fast path ---------------------------------------------------------------------------
 
@@ -318,9 +357,9 @@ class Store:
         buried: Mapping[Key, Tombstone],
         *,
         in_order: bool,
-        contested: frozenset[Key],
+        contest: _Contest,
     ) -> _Changes:
-        changes = _Changes()
+        changes, contested = _Changes(), contest.keys
         keys = partial.keys() | buried.keys() | contested
         if not keys:
             return changes
@@ -336,15 +375,24 @@ class Store:
             stated, written, kept = merge(before.stated, statements, tombstones.get(key), skip_equal=in_order)
             changes.written, changes.kept = changes.written + written, changes.kept + kept
             merged[key] = before._replace(stated=stated)
-        lost = self._lost(table, {key: merged[key] for key in contested}, tombstones)
+        lost = self._lost(table, {key: merged[key] for key in contested}, tombstones, contest.aside)
         for key, one in merged.items():
             now = lost.get(key, NOTHING)
-            if one.stated is not known[key].stated or key in buried or (key in contested and now != one.lost):
+            if one.shown and not one.stated.known and (key in buried or key in contested):
+                # a stub, which says nothing of its own, makes room for anybody
+                changes.remove.append(key)
+            elif (
+                one.stated is not known[key].stated or key in buried or (key in contested and now != one.lost)
+            ):
                 self._decide(table, key, one, tombstones.get(key), changes, now)
         return changes
 
     def _lost(
-        self, table: Table, contested: Mapping[Key, Known], tombstones: Mapping[Key, Tombstone]
+        self,
+        table: Table,
+        contested: Mapping[Key, Known],
+        tombstones: Mapping[Key, Tombstone],
+        aside: Collection[Key],
     ) -> dict[Key, Lost]:
         """What contested rows cannot show, for others have it; a row that is not shown claims nothing."""
         claims: dict[Key, list[Claim]] = {}
@@ -353,7 +401,7 @@ class Store:
             row = shown(table, one.stated, self._fills[table.name]) if one.stated.known else None
             if row is not None and not (tombstone is not None and tombstone.voids(one.stated.life)):
                 claims[key] = claims_of(table, key, one.stated, row)
-        return lost_by(claims)
+        return lost_by(claims, aside)
 
     def _decide(
         self,
@@ -552,31 +600,41 @@ class Store:
         columns = [raw(self.engine, new.c[name]) for name in (*table.names, *_RANK)]
         staged = connection.execute(sa.select(*columns)).mappings()
         rows = {tuple(row[name] for name in table.key): row for row in staged}
-        refused = self._upsert_halves(connection, table, sorted(rows.keys() & contested), room=True)
-        refused |= self._upsert_halves(connection, table, sorted(rows.keys() - contested))
+        # first they all make room: none is refused for what another of them is about to hand on
+        if contested:
+            self._violated(connection, lambda: self._make_room(connection, table, parts[0][0]))
+        refused = self._upsert_halves(connection, table, sorted(rows.keys() & contested))
+        if refused:
+            # who else has what, is decided without what they say now
+            letters = [
+                _refused(table, key, rows[key], reason)
+                for key, reason in refused.items()
+                if self._says(batch, table, key, rows[key])
+            ]
+            aside = refused.keys() - {letter.key for letter in letters}
+            raise _Collision(frozenset(), tuple(letters), frozenset(aside))
+        refused = self._upsert_halves(connection, table, sorted(rows.keys() - contested))
         batch.letters += [_refused(table, key, rows[key], reason) for key, reason in refused.items()]
         return set(refused)
 
-    def _upsert_halves(
-        self, connection: sa.Connection, table: Table, keys: list[Key], *, room: bool = False
-    ) -> dict[Key, str]:
+    def _upsert_halves(self, connection: sa.Connection, table: Table, keys: list[Key]) -> dict[Key, str]:
         """Write the rows of these keys, and find out which ones cannot be: why, by key."""
         if not keys:
             return {}
         self.keys.fill(connection, table.name, keys)
         new = self._batches[table.name]
         among = self.keys.among(table.name, [new.c[name] for name in table.key])
-        reason = self._upsert_rows(connection, table, among, room=room)
+        reason = self._upsert_rows(connection, table, among)
         if reason is None:
             return {}
         if len(keys) == 1:
             return {keys[0]: reason}
         half = len(keys) // 2
-        first = self._upsert_halves(connection, table, keys[:half], room=room)
-        return first | self._upsert_halves(connection, table, keys[half:], room=room)
+        first = self._upsert_halves(connection, table, keys[:half])
+        return first | self._upsert_halves(connection, table, keys[half:])
 
     def _upsert_rows(
-        self, connection: sa.Connection, table: Table, chosen: sa.ColumnElement[bool], *, room: bool
+        self, connection: sa.Connection, table: Table, chosen: sa.ColumnElement[bool], *, room: bool = False
     ) -> str | None:
         """Write the chosen staged rows; none, and what one violates, when one does.
 
@@ -587,13 +645,50 @@ class Store:
 
         def upsert() -> None:
             if room:
-                key, new = [table.sql.c[name] for name in table.key], self._batches[table.name]
-                written = sa.select(*(new.c[name] for name in table.key)).where(chosen)
-                freed = self.leaving.freed(table)
-                connection.execute(sa.update(table.sql).where(is_in(key, written)).values(freed))
+                self._make_room(connection, table, chosen)
             self.engine.upsert(connection, table.sql, columns, rows, key=table.key, born=born)
 
         return self._violated(connection, upsert)
+
+    def _make_room(self, connection: sa.Connection, table: Table, chosen: sa.ColumnElement[bool]) -> None:
+        """Let rows that are about to be written give up what they have in unique columns.
+
+        For a text of their own, a number below all others, or NULL. What can be none of these is not given
+        up: it can be handed on, but not in a ring.
+        """
+        key, new = [table.sql.c[name] for name in table.key], self._batches[table.name]
+        about = is_in(key, sa.select(*(new.c[name] for name in table.key)).where(chosen))
+        found = connection.execute(sa.select(*(raw(self.engine, one) for one in key)).where(about))
+        keys = sorted(tuple(row) for row in found)
+        columns = [table.sql.c[name] for name in unique_names(table)] if keys else []
+        for column in columns:
+            values = self._own(connection, column, keys)
+            if values is not None:
+                self._fill_in(connection, table, column, dict(zip(keys, values, strict=True)))
+
+    @staticmethod
+    def _own(connection: sa.Connection, column: sa.Column[Any], keys: list[Key]) -> list[Any] | None:
+        """Values that no other row has, one for each key; None where there are none of the type."""
+        if isinstance(column.type, sa.String) and not isinstance(column.type, sa.Enum):
+            hashes = (sha256(dump_key(key).encode()).hexdigest() for key in keys)
+            return [f"~{one}"[: column.type.length] for one in hashes]
+        if isinstance(column.type, sa.Integer):
+            lowest = min(connection.scalar(sa.select(sa.func.min(column))) or 0, 0)
+            return [lowest - place for place in range(1, len(keys) + 1)]
+        return [None] * len(keys) if column.nullable else None
+
+    def _fill_in(
+        self, connection: sa.Connection, table: Table, column: sa.Column[Any], values: Mapping[Key, Any]
+    ) -> None:
+        """Set one column of the rows with these keys."""
+        named = [f"key {name}" for name in table.key]
+        same = [
+            table.sql.c[name] == sa.bindparam(called, type_=self.engine.form(table.sql.c[name].type))
+            for name, called in zip(table.key, named, strict=True)
+        ]
+        value = sa.bindparam("own", type_=self.engine.form(column.type))
+        rows = [{"own": one, **dict(zip(named, key, strict=True))} for key, one in values.items()]
+        connection.execute(sa.update(table.sql).where(*same).values({column.name: value}), rows)
 
     def _staged(
         self, table: Table, *chosen: sa.ColumnElement[bool]
@@ -653,6 +748,18 @@ class Store:
             found = self._lookup(stamp)
             self._asked[stamp] = -1 if found is None else found
         return self._asked[stamp]
+
+
+def _leave_out(letter: Letter, full: dict[Key, FullRow], partial: dict[Key, list[Statement]]) -> None:
+    """Leave out the record that a dead letter is of."""
+    key, place = letter.key, (letter.stamp, letter.ordinal)
+    if key is None:
+        return
+    if key in full and rank_of(full[key])[1:] == place:
+        del full[key]
+    rest = [one for one in partial.pop(key, []) if one.rank[1:] != place]
+    if rest:
+        partial[key] = rest
 
 
 def _is_given(engine: Engine, column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool]:

@@ -39,7 +39,7 @@ class _Loaded(NamedTuple):
     top: int | None
     #: every stamp of this log at or below it is marked
     to: int
-    #: a rebuild has taken all marks away, and nothing was loaded since
+    #: a rebuild has taken all marks away, and they are not all there again
     emptied: bool
 
 
@@ -150,12 +150,12 @@ def _loaded(connection: sa.Connection, *, log: str) -> _Loaded:
     rows = connection.execute(sa.select(LOGS)).all()
     highest = max((row.top_stamp for row in rows), default=0)
     mine = next((row for row in rows if row.log == log), None)
-    marked = connection.execute(sa.select(PAGES.c.stamp).limit(1)).first() is not None
+    marked = connection.scalar(sa.select(sa.func.max(PAGES.c.stamp))) or 0
     return _Loaded(
         highest=highest,
         top=None if mine is None else mine.top_stamp,
         to=0 if mine is None else mine.loaded_to,
-        emptied=highest > 0 and not marked,
+        emptied=marked < highest,
     )
 
 

@@ -137,7 +137,11 @@ class Job:
 
     async def retry_dead_letters(self) -> Certificate:
         """Decode the pages of open dead letters again, under today's models."""
-        await self._database.write(partial(_reopen_letters, log=self._log.identity.id))
+        log = self._log.identity.id
+        stamps = await self._database.read(partial(_letters, log=log))
+        # of a page that is pruned, or not in this log, the letter is all there is
+        kept = [one for one in stamps if (page := await self._log.page(one)) and page.body is not None]
+        await self._database.write(partial(_reopen_letters, log=log, stamps=kept))
         return await self._run("dead-letters retry", [], None)
 
     async def retry_missing(self) -> int:
@@ -259,13 +263,17 @@ def _empty(connection: sa.Connection, *, catalog: Catalog, engine: Engine) -> No
     connection.execute(sa.update(LOGS).values(loaded_to=0))
 
 
-def _reopen_letters(connection: sa.Connection, *, log: str) -> None:
-    """Take the marks off this log's pages with open dead letters; the next load takes these pages again.
+def _letters(connection: sa.Connection, *, log: str) -> list[int]:
+    """The stamps of this log's pages with open dead letters."""
+    opened = sa.select(DEAD_LETTERS.c.stamp).where(DEAD_LETTERS.c.log == log, DEAD_LETTERS.c.state == "open")
+    return sorted(connection.scalars(opened.distinct()))
+
+
+def _reopen_letters(connection: sa.Connection, *, log: str, stamps: list[int]) -> None:
+    """Take the marks off these pages with open dead letters; the next load takes the pages again.
 
     What fails again becomes a dead letter again.
     """
-    opened = sa.select(DEAD_LETTERS.c.stamp).where(DEAD_LETTERS.c.log == log, DEAD_LETTERS.c.state == "open")
-    stamps = list(connection.scalars(opened.distinct()))
     if not stamps:
         return
     connection.execute(

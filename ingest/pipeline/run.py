@@ -190,7 +190,9 @@ class Run:
             connection, load.pages, load.take(), log=log, run=self.id, in_order=True, written=written
         )
         top = load.pages[-1].stamp
-        connection.execute(sa.update(LOGS).where(LOGS.c.log == log).values(loaded_to=top, top_stamp=top))
+        # pages that are loaded once more lie below what was loaded before
+        highest = sa.case((LOGS.c.top_stamp > top, LOGS.c.top_stamp), else_=top)
+        connection.execute(sa.update(LOGS).where(LOGS.c.log == log).values(loaded_to=top, top_stamp=highest))
         return counts, written
 
     async def _loaded(self, load: Load, counts: LoadCounts, written: Counter[str]) -> None:

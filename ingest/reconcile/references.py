@@ -149,7 +149,9 @@ class References:
         self, connection: sa.Connection, table: Table, values: Mapping[Cell, Any], changed: Scope
     ) -> int:
         """Show withheld values again: how many. One that a constraint is against stays aside."""
-        self._touch_watched(connection, table, {key for key, _ in values}, changed)
+        # what a refused write leaves as it was has not changed, or it would be tried for ever
+        before = Scope({})
+        self._touch_watched(connection, table, {key for key, _ in values}, before)
         if not self._allowed(connection, lambda: self._write_values(connection, table, values)):
             if len(values) > 1:
                 single = ({cell: value} for cell, value in values.items())
@@ -157,6 +159,7 @@ class References:
             ((key, column),) = values
             self._refuse(connection, table.name, key, column)
             return 0
+        changed.join(before)
         for column in {column for _, column in values}:
             self._keys.fill(connection, table.name, [key for key, name in values if name == column])
             connection.execute(sa.delete(WITHHELD).where(self._aside(table), WITHHELD.c.column == column))

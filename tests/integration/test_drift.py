@@ -163,6 +163,59 @@ async def test_a_rebuild_that_was_killed_still_knows_what_a_deleted_log_had(
     assert mirror.rows() == [(1, "one")]
 
 
+async def test_a_rebuild_that_was_killed_half_way_does_not_go_on_from_another_log(
+    mirror: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        HELD[number] = str(number)
+        await mirror.run()
+    opened: list[str] = []
+
+    def dies(event: str, **_: object) -> None:
+        opened.append(event)
+        if event == "load.finished":
+            raise RuntimeError
+
+    monkeypatch.setattr("ingest.pipeline.limits.BATCH", 1)
+    async with open_job(mirror.setup.configure(mirror.url), observe=dies) as job:
+        with pytest.raises(RuntimeError):
+            await job.replay(None, rebuild=True)
+    assert len(mirror.rows()) < 5
+    whole = mirror.keep("mirror.db.pages")
+    mirror.delete("mirror.db.pages")
+    assert "a rebuild has emptied this database" in (await cli(mirror.setup.config_file, "sync")).err
+    mirror.put_back(whole)
+    assert (await mirror.run()).exit == 0
+    assert len(mirror.rows()) == 5
+
+
+async def test_a_retry_beside_an_older_log_keeps_the_letters_it_cannot_read_again(mirror: Notes) -> None:
+    await mirror.run()
+    older = mirror.keep("mirror.db.pages")
+    HELD[2] = "more than twenty characters of text"
+    assert (await mirror.run()).exit == 3
+    letters = "SELECT stamp, state, raw FROM ingest_dead_letters"
+    held = mirror.setup.ask(letters)
+    mirror.put_back(older)
+    await mirror.run("retry_dead_letters")
+    assert mirror.setup.ask(letters) == held
+    # and what is loaded goes on above what the older log lacks, however often it is put back
+    mirror.put_back(older)
+    HELD[2], HELD[50] = "two", "fifty"
+    assert (await mirror.run()).exit == 0
+    assert (50, "fifty") in mirror.rows()
+    assert (await mirror.run()).exit == 0
+
+
+async def test_a_retry_keeps_the_letter_of_a_body_that_was_pruned(mirror: Notes) -> None:
+    HELD[2] = "more than twenty characters of text"
+    assert (await mirror.run()).exit == 3
+    held = mirror.setup.ask("SELECT stamp, ordinal, state, raw FROM ingest_dead_letters")
+    await prune(mirror, 1)
+    await mirror.run("retry_dead_letters")
+    assert mirror.setup.ask("SELECT stamp, ordinal, state, raw FROM ingest_dead_letters") == held
+
+
 async def test_a_log_of_last_week_goes_on_above_what_it_lacks(mirror: Notes) -> None:
     await mirror.run()
     kept = mirror.keep("mirror.db.pages")

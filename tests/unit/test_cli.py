@@ -161,8 +161,6 @@ GAP = Gap(
 @pytest.mark.parametrize(
     ("arguments", "question", "answer", "shown"),
     [
-        ("missing", "missing", [MISSING], ["forbidden", "messages.sender_id", "1 missing parent"]),
-        ("missing", "missing", [], ["no missing parents"]),
         ("dead-letters", "dead_letters", [LETTER], ["not JSON", "<html>xxx", "...", "1 dead letter"]),
         ("dead-letters", "dead_letters", [], ["no dead letters"]),
         ("gaps", "gaps", [GAP], ['{"id":1}', "2026-01-01", "the walk died", "1 gap"]),
@@ -181,6 +179,22 @@ def test_a_list_is_shown_as_a_table_and_its_total(
     assert (job.asked, job.opened["write"]) == ([(question,)], False)
 
     assert main([*arguments.split(), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(msgspec.json.encode(answer))
+
+
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize("answer", [[MISSING], []])
+def test_missing_parents_are_shown_and_explained(
+    job: Job, capsys: pytest.CaptureFixture[str], answer: list[Any], explain: bool
+) -> None:
+    job.answers["missing"] = answer
+    arguments = ["missing", *(["--explain"] if explain else [])]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    wanted = ["forbidden", "messages.sender_id", "1 missing parent"] if answer else ["no missing parents"]
+    assert [text for text in wanted if text not in out] == []
+    assert (job.asked, job.opened["write"]) == ([("missing", {"explain": explain})], False)
+    assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(msgspec.json.encode(answer))
 
 

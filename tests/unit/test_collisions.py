@@ -47,6 +47,51 @@ class User(Base):
     boss_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", info=when_missing("park")))
 
 
+class Badge(Base):
+    """Nothing of it can be NULL, and no text of it is unique."""
+
+    __tablename__ = "badges"
+    __table_args__ = (CheckConstraint("number < 100", name="number_is_below_100"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", info=when_missing("park")), unique=True)
+
+
+class Contact(Base):
+    """One of both must be there."""
+
+    __tablename__ = "contacts"
+    __table_args__ = (CheckConstraint("mail IS NOT NULL OR phone IS NOT NULL", name="has_either"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    mail: Mapped[str | None] = mapped_column(String(20), unique=True)
+    phone: Mapped[str | None] = mapped_column(String(20))
+
+
+class Profile(Base):
+    """It is watched by others of its kind."""
+
+    __tablename__ = "profiles"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int | None] = mapped_column(
+        ForeignKey("users.id", info=when_missing("null")), unique=True
+    )
+    up_id: Mapped[int | None] = mapped_column(ForeignKey("profiles.id", info=when_missing("stub")))
+
+
+class Author(Base):
+    """Nobody needs to state its name for a stub to have one."""
+
+    __tablename__ = "authors"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(20), unique=True, default="?")
+
+
+class Book(Base):
+    __tablename__ = "books"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    author_id: Mapped[int | None] = mapped_column(ForeignKey("authors.id", info=when_missing("stub", "null")))
+
+
 class Post(Base):
     __tablename__ = "posts"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -58,6 +103,11 @@ SOURCE = msgspec.convert(
         "streams": {
             "users": {"path": "/users", "entity": "User"},
             "posts": {"path": "/posts", "entity": "Post"},
+            "badges": {"path": "/badges", "entity": "Badge"},
+            "contacts": {"path": "/contacts", "entity": "Contact"},
+            "profiles": {"path": "/profiles", "entity": "Profile"},
+            "authors": {"path": "/authors", "entity": "Author"},
+            "books": {"path": "/books", "entity": "Book"},
             "gone": {"path": "/gone", "entity": "User", "deletes": True},
         }
     },
@@ -179,6 +229,73 @@ async def test_who_waits_for_a_parent_makes_room_until_it_is_there(
         await load(mirror, 4, user(9, "boss"))
     assert await shown(mirror) == {1: ("a", None), 2: ("b", "m"), 9: ("boss", None)}
     assert await mirror.withheld() == {("users", (1,), "mail"): "m"}
+
+
+def badge(key: int, number: int, user_id: int) -> dict[str, Any]:
+    return {"id": key, "number": number, "user_id": user_id}
+
+
+async def badges(mirror: Mirrored) -> dict[int, tuple[int, int]]:
+    return {key: (row["number"], row["user_id"]) for (key,), row in (await mirror.rows("badges")).items()}
+
+
+async def test_numbers_that_cannot_be_null_go_round_too(mirror: Mirrored) -> None:
+    await load(mirror, 1, *(user(key, str(key)) for key in (1, 2, 3)))
+    await load(mirror, 2, badge(1, 1, 1), badge(2, 2, 2), badge(3, 3, 3), stream="badges")
+    await load(mirror, 3, badge(1, 2, 3), badge(2, 3, 1), badge(3, 1, 2), stream="badges")
+    assert await badges(mirror) == {1: (2, 3), 2: (3, 1), 3: (1, 2)}
+    await load(mirror, 4, badge(4, 2, 3), stream="badges")
+    assert await badges(mirror) == {2: (3, 1), 3: (1, 2), 4: (2, 3)}
+    assert await mirror.ledger(DEAD_LETTERS) == []
+
+
+async def test_a_bad_row_of_a_ring_does_not_take_a_good_one_with_it(mirror: Mirrored) -> None:
+    await load(mirror, 1, *(user(key, str(key)) for key in (1, 2, 3)))
+    await load(mirror, 2, badge(1, 1, 1), badge(2, 2, 2), stream="badges")
+    # 2 would hand its user on, but is told to have a number that there is not
+    await load(mirror, 3, badge(2, 100, 1), badge(1, 1, 3), badge(3, 3, 2), stream="badges")
+    assert await badges(mirror) == {1: (1, 3), 3: (3, 2)}
+    assert [one["key"] for one in await mirror.ledger(DEAD_LETTERS)] == ["[2]"]
+    assert set(await mirror.withheld()) == {("badges", (2,), "")}
+
+
+async def test_who_is_nothing_without_a_value_is_kept_aside_and_is_no_letter(mirror: Mirrored) -> None:
+    await load(mirror, 1, {"id": 1, "mail": "m", "phone": None}, stream="contacts")
+    await load(mirror, 2, {"id": 2, "mail": "m", "phone": None}, stream="contacts")
+    assert set(await mirror.rows("contacts")) == {(2,)}
+    assert await mirror.ledger(DEAD_LETTERS) == []
+    await load(mirror, 3, {"id": 2, "mail": "n", "phone": None}, stream="contacts")
+    assert set(await mirror.rows("contacts")) == {(1,), (2,)}
+
+
+async def test_what_is_refused_is_not_tried_for_ever(mirror: Mirrored) -> None:
+    profiles = [{"id": 1, "user_id": 9, "up_id": 2}, {"id": 2, "user_id": 9, "up_id": 1}]
+    await load(mirror, 1, *profiles, stream="profiles")
+    await load(mirror, 2, user(9, "nine"))
+    shown = {key: row["user_id"] for (key,), row in (await mirror.rows("profiles")).items()}
+    assert shown == {1: None, 2: 9}
+
+
+@pytest.mark.parametrize("stub_first", [True, False])
+async def test_a_stub_claims_nothing(mirror: Mirrored, stub_first: bool) -> None:
+    def book() -> Any:
+        return load(mirror, 1 if stub_first else 3, {"id": 1, "author_id": 8}, stream="books")
+
+    if stub_first:
+        await book()
+        assert set(await mirror.rows("authors")) == {(8,)}
+    await load(mirror, 2, {"id": 1, "name": "?"}, stream="authors")
+    if not stub_first:
+        await book()
+    assert {key: row["name"] for key, row in (await mirror.rows("authors")).items()} == {(1,): "?"}
+    assert await mirror.ledger(DEAD_LETTERS) == []
+
+
+async def test_many_who_want_one_name_are_told_apart_at_once(mirror: Mirrored) -> None:
+    people = [user(key, f"name {key // 2}", rev=key) for key in range(4000)]
+    await load(mirror, 1, *people)
+    assert len(await mirror.rows("users")) == 2000
+    assert len(await mirror.withheld()) == 2000
 
 
 # -- whatever the order ----------------------------------------------------------------------------------
