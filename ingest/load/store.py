@@ -53,6 +53,8 @@ _NO_TARGET: tuple[str | None, str | None] = (None, None)
 _RANK = LEDGER_COLUMNS[:3]
 #: unique values looked up in one statement
 _AT_ONCE = 100
+#: characters that mean nothing (Unicode's private use), how many, and how long a text is that a hash is in
+_PRIVATE, _PRIVATE_MANY, _HASH = 0xE000, 6400, 20
 
 
 class Outcome(NamedTuple):
@@ -579,7 +581,11 @@ class Store:
             self.leaving.remove(connection, table, among)
 
     def _upsert(
-        self, connection: sa.Connection, table: Table, batch: Batch, contested: frozenset[Key]
+        self,
+        connection: sa.Connection,
+        table: Table,
+        batch: Batch,
+        contested: frozenset[Key],
     ) -> set[Key]:
         """Write the staged rows; those that violate a constraint become dead letters, alone. Their keys.
 
@@ -670,8 +676,11 @@ class Store:
     def _own(connection: sa.Connection, column: sa.Column[Any], keys: list[Key]) -> list[Any] | None:
         """Values that no other row has, one for each key; None where there are none of the type."""
         if isinstance(column.type, sa.String) and not isinstance(column.type, sa.Enum):
-            hashes = (sha256(dump_key(key).encode()).hexdigest() for key in keys)
-            return [f"~{one}"[: column.type.length] for one in hashes]
+            if (column.type.length or _HASH) < _HASH:
+                return [chr(_PRIVATE + place % _PRIVATE_MANY) for place in range(len(keys))]
+            return [
+                f"{chr(_PRIVATE)}{sha256(dump_key(key).encode()).hexdigest()[: _HASH - 1]}" for key in keys
+            ]
         if isinstance(column.type, sa.Integer):
             lowest = min(connection.scalar(sa.select(sa.func.min(column))) or 0, 0)
             return [lowest - place for place in range(1, len(keys) + 1)]
