@@ -27,6 +27,10 @@ def served(messages: int, size: int) -> Iterator[str]:
         process.join()
 
 
+#: a page beyond the last
+_NOTHING = b'{"data":[],"meta":{}}'
+
+
 def _serve(connection: Connection, messages: int, size: int) -> None:
     made = generate(messages)
     answers = {f"/{name}": list(pages(records, size)) for name, records in made.items()}
@@ -39,7 +43,9 @@ async def _listen(connection: Connection, answers: dict[str, list[bytes]]) -> No
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await _head(reader):
             url = urlsplit(head.split(b" ", 2)[1].decode())
-            body = answers[url.path][int(parse_qs(url.query)["page"][0]) - 1]
+            number, told = int(parse_qs(url.query)["page"][0]), answers[url.path]
+            # after a full last page one more is asked for: a count alone ends nothing
+            body = told[number - 1] if number <= len(told) else _NOTHING
             writer.write(
                 b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
                 + body
