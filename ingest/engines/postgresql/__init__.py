@@ -24,14 +24,7 @@ from ingest.form import plain
 #: the drivers there are, the preferred one first
 _DRIVERS = ("asyncpg", "psycopg")
 #: of every session. Nobody's reads queue for longer behind a lock that we wait for
-_SETTINGS = {
-    "timezone": "UTC",
-    "lock_timeout": "2000",
-    "application_name": "ingest",
-    # whole tables are compared, and indexes built, in memory and not by way of files
-    "work_mem": "64MB",
-    "maintenance_work_mem": "256MB",
-}
+_SETTINGS = {"timezone": "UTC", "lock_timeout": "2000", "application_name": "ingest"}
 #: prepared statements that a connection keeps: a run has some dozens for every table
 _STATEMENTS = 1000
 #: bytes of a name
