@@ -235,15 +235,6 @@ class Store:
         written = many.written + rows - kept + changes.written - len(refused)
         return Outcome(written, many.kept + kept + changes.kept, len(refused), len(changes.void))
 
-    @staticmethod
-    def _says(batch: Batch, table: Table, key: Key, row: sa.RowMapping) -> bool:
-        """True where it is a record of the batch that a row is from."""
-        rank = tuple(row[name] for name in _RANK)
-        full = batch.full.get(table.name, {}).get(key)
-        if full is not None:
-            return rank_of(full) == rank
-        return any(one.rank == rank for one in batch.partial.get(table.name, {}).get(key, []))
-
     # -- the fast path ---------------------------------------------------------------------------
 
     def _has_asides(self, connection: sa.Connection, table: Table) -> bool:
@@ -507,7 +498,8 @@ class Store:
         wanted: dict[Unique, set[tuple[Any, ...]]] = {}
         for key, known in self.known(connection, table, waiting).items():
             row = shown(table, known.stated, self._fills[table.name])
-            for claim in claims_of(table, key, known.stated, row or ()) if row is not None else ():
+            claims = [] if row is None else claims_of(table, key, known.stated, row)
+            for claim in claims:
                 wanted.setdefault(claim.unique, set()).add(claim.value)
         for unique, values in wanted.items():
             waiting |= self._showing(connection, table, unique, sorted(values))
@@ -615,7 +607,7 @@ class Store:
             letters = [
                 _refused(table, key, rows[key], reason)
                 for key, reason in refused.items()
-                if self._says(batch, table, key, rows[key])
+                if _says(batch, table, key, rows[key])
             ]
             aside = refused.keys() - {letter.key for letter in letters}
             raise _Collision(frozenset(), tuple(letters), frozenset(aside))
@@ -769,6 +761,15 @@ def _leave_out(letter: Letter, full: dict[Key, FullRow], partial: dict[Key, list
     rest = [one for one in partial.pop(key, []) if one.rank[1:] != place]
     if rest:
         partial[key] = rest
+
+
+def _says(batch: Batch, table: Table, key: Key, row: sa.RowMapping) -> bool:
+    """True where it is a record of the batch that a row is from."""
+    rank = tuple(row[name] for name in _RANK)
+    full = batch.full.get(table.name, {}).get(key)
+    if full is not None:
+        return rank_of(full) == rank
+    return any(one.rank == rank for one in batch.partial.get(table.name, {}).get(key, []))
 
 
 def _is_given(engine: Engine, column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool]:
