@@ -17,6 +17,7 @@ from ingest.catalog import Catalog, read_catalog
 from ingest.engines import Engine, engine_for
 from ingest.keys import Keys, load_key, raw
 from ingest.ledger import LEDGER, LOCK, WITHHELD
+from ingest.load.decoders import Decoders
 from ingest.load.loader import Loader
 from ingest.reconcile.reconciler import Proven, Reconciler
 from ingest.source import Source
@@ -53,7 +54,7 @@ class Mirrored:
     def __init__(self, connection: AsyncConnection, engine: Engine, catalog: Catalog, source: Source) -> None:
         self.connection, self.engine, self.catalog = connection, engine, catalog
         self.keys = Keys(catalog, engine)
-        self.loader = Loader({"test": source}, catalog, engine, self.keys)
+        self.loader = Loader(Decoders({"test": source}, catalog), catalog, engine, self.keys)
         self.reconciler = Reconciler(catalog, engine, self.keys)
 
     async def prepare(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -117,6 +118,42 @@ class Batch:
             return
         for key, row in zip(keys, rows, strict=True):
             self.add(table, names, key, list(row[:-4]), rank_of(row), top=True)
+
+    def join(self, names: Mapping[str, tuple[str, ...]], other: Batch) -> None:
+        """Add all of a batch of other, later pages, which is used up. `names`: every table's columns."""
+        self.asked |= other.asked
+        self.records += other.records
+        self.rejected += other.rejected
+        self.kept += other.kept
+        self.letters += other.letters
+        self.facts += other.facts
+        self.quarantined |= other.quarantined
+        for where, stamp in other.unmapped.items():
+            self.unmapped.setdefault(where, stamp)
+        for table in other.full.keys() | other.partial.keys():
+            self._join_rows(table, names[table], other)
+        for table, buried in other.tombstones.items():
+            for key, tombstone in buried.items():
+                self.bury(table, key, tombstone)
+        for of, lists in other.sets.items():
+            for owner, stated in lists.items():
+                self.add_set(of, owner, stated.rank, stated.members)
+
+    def _join_rows(self, table: str, names: tuple[str, ...], other: Batch) -> None:
+        full, partial = self._of(table)
+        theirs, statements = other._of(table)
+        # views on both sides: of two views the shorter is walked
+        for known in (full.keys(), partial.keys()):
+            if not known.isdisjoint(theirs.keys()):
+                for key in known & theirs.keys():
+                    statements[key] = [self.as_statement(names, key, theirs.pop(key))]
+        for key, some in statements.items():
+            earlier = full.pop(key, None)
+            ours = partial.setdefault(key, [])
+            if earlier is not None:
+                ours.append(self.as_statement(names, key, earlier))
+            ours += some
+        full.update(theirs)
 
     def as_statement(self, names: tuple[str, ...], key: Key, full: FullRow) -> Statement:
         """A full row as a statement, for the merge."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -15,82 +15,28 @@ from ingest.errors import LogDrift
 from ingest.keys import Keys, dump_key, load_key, touch_keys
 from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, MISSING, PAGES, REOPENED, TOUCHED, WITHHELD
 from ingest.load.batch import Batch, Letter, rank_of
-from ingest.load.decode import Decoder, only_mentioned
+from ingest.load.decoders import Decoders
 from ingest.load.sets import settle_sets
 from ingest.load.store import Store
-from ingest.source import Source
-from ingest.types import LoadCounts, Page, uncollected
-
-#: times a page may fail for memory: beside others, and by itself
-_TRIES = 2
+from ingest.types import LoadCounts, Page
 
 
 class Loader:
-    """Loads pages of a job's sources through one connection."""
+    """Loads decoded pages through one connection."""
 
     def __init__(
         self,
-        sources: Mapping[str, Source],
+        decoders: Decoders,
         catalog: Catalog,
         engine: Engine,
         keys: Keys,
-        *,
-        modules: Mapping[str, str] | None = None,
     ) -> None:
-        #: `modules`: the module of models that a source's entities are looked for in
-        self._engine = engine
+        self._decoders, self._engine = decoders, engine
         self._store = Store(catalog, engine, keys)
-        self._decoders: dict[tuple[str, str], Decoder] = {}
-        #: how often there was not enough memory for a page, by stamp
-        self._too_large: Counter[int] = Counter()
-        for name, source in sources.items():
-            its = catalog.within(modules[name]) if modules else catalog
-            mentioned = only_mentioned(source.streams, its)
-            for stream, stated in source.streams.items():
-                self._decoders[(name, stream)] = Decoder(name, stream, stated, its, mentioned)
 
     def create(self, connection: sa.Connection) -> None:
         """Make the temporary tables on this connection."""
         self._store.create(connection)
-
-    def proving(self, source: str) -> frozenset[str]:
-        """The streams of a source whose pages may prove that a row was deleted."""
-        return frozenset(
-            stream for (name, stream), one in self._decoders.items() if name == source and one.proves_deletes
-        )
-
-    def check(self, staged: Iterable[tuple[int, str, str]]) -> None:
-        """LogDrift at the first (stamp, source, stream) whose page could not be decoded."""
-        for stamp, source, stream in staged:
-            if (source, stream) not in self._decoders:
-                raise LogDrift(
-                    f"page {stamp} is of {source}.{stream}, which is not configured",
-                    hint="put it back into config.toml or source.toml, or mirror into another database",
-                )
-
-    def decode(self, pages: Sequence[Page]) -> Batch:
-        """What the pages say, without a word to the database."""
-        batch = Batch()
-        for page in pages:
-            self.add(page, batch)
-        return batch
-
-    def add(self, page: Page, batch: Batch) -> None:
-        """Add what a page says to what those before it said; one that failed for memory twice is set aside.
-
-        After a MemoryError the batch is to be thrown away: part of the page may be in it.
-        """
-        self.check([(page.stamp, page.envelope.source, page.envelope.stream)])
-        decoder = self._decoders[(page.envelope.source, page.envelope.stream)]
-        if self._too_large[page.stamp] >= _TRIES:
-            decoder.set_aside(page, batch, f"there was not enough memory to decode it, {_TRIES} times")
-            return
-        try:
-            with uncollected():
-                decoder.decode(page, batch)
-        except MemoryError:
-            self._too_large[page.stamp] += 1
-            raise
 
     def load(
         self,
@@ -113,7 +59,7 @@ class Loader:
         if not unmarked:
             return LoadCounts()
         if batch is None or len(unmarked) < len(pages):
-            batch = self.decode(unmarked)
+            batch = self._decoders.decode(unmarked)
         pages = unmarked
         self._store.bind(connection)
         # what an open dead letter says is not loaded: where it may speak of a table, pages are not in order
@@ -208,17 +154,12 @@ class Loader:
         self._engine.insert(connection, KEYS, KEYS.c.keys(), rows, new_only=True)
         return len(fresh)
 
-    def raw_of(self, page: Page, ordinal: int) -> bytes | None:
-        """The bytes of the record of a page that an ordinal lies in; None where nothing reads such pages."""
-        decoder = self._decoders.get((page.envelope.source, page.envelope.stream))
-        return None if decoder is None else decoder.raw_of(page, ordinal)
-
     def _with_raw(self, letter: Letter, pages: Mapping[int, Page]) -> Letter:
         """A row that the database refused, with the bytes of the record it came from."""
         page = pages.get(letter.stamp)
         if letter.key is None or page is None:
             return letter
-        return dataclasses.replace(letter, raw=self.raw_of(page, letter.ordinal) or letter.raw)
+        return dataclasses.replace(letter, raw=self._decoders.raw_of(page, letter.ordinal) or letter.raw)
 
     def _note_absence(self, connection: sa.Connection, table: str, key: str, state: str, stamp: int) -> None:
         known = connection.execute(

@@ -2,19 +2,23 @@
 
     page log ── read_on ──▶ decoded, up to what one transaction takes ── take ──▶ a load
 
-While the database is busy with one load, the next is read and decoded beside it.
+While the database is busy with one load, the next is read and decoded beside it; where much is waiting, by
+a second process.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ingest.clock import others
 from ingest.load.batch import Batch
-from ingest.load.loader import Loader
 from ingest.pipeline import limits
-from ingest.staging import PageLog
-from ingest.types import Page
+from ingest.pipeline.machine import Machine
+from ingest.pipeline.worker import Worker, unpack
+from ingest.types import Page, uncollected
 
 
 @dataclass(slots=True)
@@ -41,13 +45,33 @@ class Load:
         return self.closed or self.records >= limits.BATCH or self.bytes >= limits.BATCH_BYTES
 
 
+class _Read(NamedTuple):
+    """A page out of the log, and what the second process will say of it, if it was asked."""
+
+    page: Page
+    answer: asyncio.Future[bytes] | None
+
+
 class Feed:
     """Reads the page log ahead of the loads."""
 
-    def __init__(self, log: PageLog, loader: Loader, after: int) -> None:
-        self._log, self._loader = log, loader
+    def __init__(self, machine: Machine, after: int) -> None:
+        self._log, self._decoders = machine.log, machine.decoders
+        self.worker = Worker(machine.config)
+        self._names = {name: table.names for name, table in machine.catalog.tables.items()}
         self._after = after
         self._next = Load(after)
+        #: read, and not yet in the next load
+        self._ahead: deque[_Read] = deque()
+
+    async def close(self) -> None:
+        """End what it has started."""
+        await self.worker.close()
+
+    def expect(self, records: int) -> None:
+        """So many records are staged and not loaded."""
+        if records >= limits.MUCH:
+            self.worker.start()
 
     @property
     def full(self) -> bool:
@@ -57,14 +81,14 @@ class Feed:
     async def read_on(self) -> bool:
         """Decode what is staged, as far as the next load takes it; False when there was nothing new."""
         began = self._after
-        while not self.full and (pages := await self._log.read(self._after, limit=limits.READ)):
-            for page in pages:
-                if not self._add(page):
-                    break
-                # fetching, and what the database answers, need not wait for all of them
-                await others()
-                if self.full:
-                    break
+        while not self.full and await self._read_ahead():
+            page, answer = self._ahead[0]
+            if self._add(page, b"" if answer is None else await answer):
+                self._ahead.popleft()
+            else:
+                self._ahead[0] = _Read(page, None)
+            # fetching, and what the database answers, need not wait for all of them
+            await others()
         return self._after > began
 
     def take(self) -> Load:
@@ -76,17 +100,39 @@ class Feed:
         """A load was taken back: its pages come again, decoded anew."""
         self._after = load.after
         self._next = Load(load.after)
+        self._ahead.clear()
 
     async def at_end(self) -> bool:
         """True when everything that is staged has been read."""
         return self._after >= await self._log.top()
 
-    def _add(self, page: Page) -> bool:
-        """Decode a page into the next load; False where it has to come again, alone, for want of memory."""
+    async def _read_ahead(self) -> bool:
+        """Read pages before they are wanted, so that the second process always has one; False at the end."""
+        helped = bool(self._ahead) and self._ahead[-1].answer is not None
+        if not self._ahead or (helped and self._small()):
+            read_to = self._ahead[-1].page.stamp if self._ahead else self._after
+            for page in await self._log.read(read_to, limit=limits.READ):
+                self._ahead.append(_Read(page, self.worker.ask(page)))
+        return bool(self._ahead)
+
+    def _small(self) -> bool:
+        """True while what was read ahead may be more."""
+        return (
+            len(self._ahead) < limits.READ
+            and sum(len(read.page.body or b"") for read in self._ahead) < limits.AHEAD_BYTES
+        )
+
+    def _add(self, page: Page, answer: bytes) -> bool:
+        """Take a page into the next load; False where it has to come again, alone, for want of memory."""
         load = self._next
         assert load.batch is not None, "a load that is taken takes no more"
         try:
-            self._loader.add(page, load.batch)
+            with uncollected():
+                said = unpack(answer)
+                if said is None:
+                    self._decoders.add(page, load.batch)
+                else:
+                    load.batch.join(self._names, said)
         except MemoryError:
             # part of what it says may be in the batch, which is made anew from its other pages
             load.batch, load.closed = None, bool(load.pages)

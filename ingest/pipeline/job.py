@@ -117,7 +117,7 @@ class Job:
         """Run recorded pages through the same pipeline; `rebuild`: make the database anew from the log."""
         if rebuild:
             staged = [(stamp, one.source, one.stream) async for stamp, _, one in self._log.envelopes()]
-            self._loader.check(staged)
+            self._machine.decoders.check(staged)
             await self._machine.drift.refuse_loss()
             await self._database.write(partial(_empty, catalog=self._catalog, engine=self._database.engine))
             return await self._run("replay --rebuild", [], None, whole=True)
@@ -211,7 +211,7 @@ class Job:
 
     async def trace(self, table: str, key: Sequence[str]) -> Trace:
         """Why a row is as it is; `key` as a person writes it, part by part."""
-        tracer = Tracer(self._catalog, self._database, self._log, self._loader)
+        tracer = Tracer(self._catalog, self._database, self._log, self._machine.decoders)
         return await tracer.trace(table, key)
 
     async def gaps(self) -> list[Gap]:

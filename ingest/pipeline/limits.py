@@ -13,3 +13,6 @@ BATCH_BYTES = 128 * 2**20
 READ = 50
 #: times that unique values and references are settled in turn, where each waits for the other
 ROUNDS = 10
+#: staged records from which on a second process decodes, and bytes of bodies that it is given ahead
+MUCH = 2 * BULK
+AHEAD_BYTES = 16 * 2**20

@@ -12,14 +12,13 @@ from ingest.catalog import Catalog
 from ingest.clock import Clock
 from ingest.config import Config, ConfiguredSource
 from ingest.database import Database
-from ingest.engines import Engine
 from ingest.errors import UsageError
 from ingest.fetch.client import Client
 from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.known import gaps, recall
 from ingest.heal import Healer
-from ingest.keys import Keys
 from ingest.ledger import LOGS
+from ingest.load.decoders import Decoders
 from ingest.load.loader import Loader
 from ingest.pipeline import limits
 from ingest.pipeline.drift import Drift
@@ -50,7 +49,8 @@ class Machine:
         #: how log and database differ, for every certificate
         self.remarks: tuple[str, ...] = ()
         self.healer = Healer(_sources(config), catalog, database.engine, modules=_modules(config))
-        self.loader = loader_of(config, catalog, database.engine, database.keys)
+        self.decoders = decoders_of(config, catalog)
+        self.loader = Loader(self.decoders, catalog, database.engine, database.keys)
         self.reconciler = Reconciler(
             catalog, database.engine, database.keys, fetchable=self.healer.tables, observe=observe
         )
@@ -77,7 +77,7 @@ class Machine:
             clock=self.clock,
             concurrency=self.config.fetch.concurrency,
             observe=self.observe,
-            proving=self.loader.proving(source.name),
+            proving=self.decoders.proving(source.name),
             **ways,
         )
 
@@ -150,9 +150,9 @@ def client_of(config: Config, source: ConfiguredSource, *, clock: Clock, observe
     return Client(recorded, transport=transport, clock=clock, observe=observe)
 
 
-def loader_of(config: Config, catalog: Catalog, engine: Engine, keys: Keys) -> Loader:
-    """What takes the pages of a job's sources apart and writes them."""
-    return Loader(_sources(config), catalog, engine, keys, modules=_modules(config))
+def decoders_of(config: Config, catalog: Catalog) -> Decoders:
+    """What takes the pages of a job's sources apart."""
+    return Decoders(_sources(config), catalog, modules=_modules(config))
 
 
 def _sources(config: Config) -> dict[str, Source]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from ingest.catalog import read_catalog
 from ingest.clock import Clock, SystemClock
 from ingest.config import Config, models_of
-from ingest.engines import engine_for
 from ingest.fetch.peek import peek
-from ingest.keys import Keys
-from ingest.pipeline.machine import chosen, client_of, loader_of
+from ingest.pipeline.machine import chosen, client_of, decoders_of
 from ingest.report import Observer, Preview, PreviewTable, unobserved
 
 
@@ -23,11 +21,10 @@ async def preview(
     """One page, mapped: its rows by table and the keys that no column takes. Nothing is written."""
     (configured,) = chosen(config, (source,))
     catalog = read_catalog(models_of(config))
-    engine = engine_for(config.database_url)
-    loader = loader_of(config, catalog, engine, Keys(catalog, engine))
+    decoders = decoders_of(config, catalog)
     async with client_of(config, configured, clock=clock or SystemClock(), observe=observe) as client:
         page = await peek(source, configured.source, client, stream)
-    batch = loader.decode([page])
+    batch = decoders.decode([page])
     tables = []
     for name in sorted(batch.tables()):
         names = catalog.tables[name].names

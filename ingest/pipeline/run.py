@@ -73,8 +73,10 @@ class Run:
         await self._database.write(self._begin)
         after = await self._machine.loaded_to()
         _, self._pending = await self._machine.pending()
-        self._feed = Feed(self._log, self._machine.loader, after)
+        self._feed = Feed(self._machine, after)
+        self._feed.expect(self._pending)
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._feed.close)
             stack.enter_context(collected_seldom())
             for source in sources:
                 client = await stack.enter_async_context(self._machine.client(source))
@@ -125,6 +127,7 @@ class Run:
 
     def _page_staged(self, _stamp: int, envelope: Envelope) -> None:
         self._pending += envelope.records
+        self._feed.expect(self._pending)
         self._staged.set()
 
     async def _gate(self) -> None:

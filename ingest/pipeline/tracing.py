@@ -16,7 +16,7 @@ from ingest.keys import dump_key, is_row, raw
 from ingest.leaving import is_here
 from ingest.ledger import DEAD_LETTERS, MISSING, PAGES, RUNS, TOMBSTONES, WITHHELD
 from ingest.load.convert import compile_stored
-from ingest.load.loader import Loader
+from ingest.load.decoders import Decoders
 from ingest.load.merge import RankTuple, load_stated
 from ingest.mirror import LEDGER_COLUMNS
 from ingest.report import Trace, TracedPage, TracedValue
@@ -38,8 +38,8 @@ class _Told(NamedTuple):
 class Tracer:
     """Traces rows of a mirror, through its database and its page log."""
 
-    def __init__(self, catalog: Catalog, database: Database, log: PageLog, loader: Loader) -> None:
-        self._catalog, self._database, self._log, self._loader = catalog, database, log, loader
+    def __init__(self, catalog: Catalog, database: Database, log: PageLog, decoders: Decoders) -> None:
+        self._catalog, self._database, self._log, self._decoders = catalog, database, log, decoders
 
     async def trace(self, name: str, texts: Sequence[str]) -> Trace:
         """Why the row with this key is as it is; UsageError when there can be no such row."""
@@ -85,7 +85,7 @@ class Tracer:
             return TracedPage(stamp=stamp, body="not in the page log")
         envelope, records = page.envelope, []
         if page.body is not None:
-            found = [self._loader.raw_of(page, one) for one in sorted(ordinals)]
+            found = [self._decoders.raw_of(page, one) for one in sorted(ordinals)]
             records = [one.decode("utf-8", "backslashreplace") for one in found if one is not None]
         state, ran = await self._database.read(partial(_mark, log=self._log.identity.id, stamp=stamp))
         run = await self._database.read(partial(_run, id=envelope.run))

@@ -11,12 +11,10 @@ from sqlalchemy import JSON, Column, ForeignKey, String, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from ingest.catalog import read_catalog, version_number
-from ingest.engines import engine_for
 from ingest.errors import ConfigError, LogDrift
-from ingest.keys import Keys
 from ingest.load.batch import Batch, Letter, MissingFact, SetOf, rank_of
 from ingest.load.decode import Decoder
-from ingest.load.loader import Loader
+from ingest.load.decoders import Decoders
 from ingest.mirror import Mirror, complete, field
 from ingest.source import Source, Stream
 from ingest.types import HIGHEST_VERSION, LABEL, LOWEST_VERSION, Covered, Page, Walk
@@ -93,7 +91,6 @@ class Erasure(Base):
 
 
 CATALOG = read_catalog([sys.modules[__name__]])
-ENGINE = engine_for("sqlite:///unused.db")
 BY_ID = Walk(id="w", kind="by_id")
 
 
@@ -104,7 +101,7 @@ def source(**streams: Any) -> Source:
 
 def decode(stream: dict[str, Any], *pages: Page) -> Batch:
     """What pages of the stream `s` say."""
-    return Loader({"test": source(s=stream)}, CATALOG, ENGINE, Keys(CATALOG, ENGINE)).decode(pages)
+    return Decoders({"test": source(s=stream)}, CATALOG).decode(pages)
 
 
 def rooms(*records: Any, stamp: int = 1, **more: Any) -> Batch:
@@ -145,8 +142,9 @@ def test_a_nested_object_is_a_record_of_its_own_and_sets_the_foreign_key() -> No
 
 def test_a_nested_object_is_a_mention_where_its_table_has_a_stream() -> None:
     streams = source(s={"path": "/s", "entity": "Room"}, u={"path": "/u", "entity": "User"})
-    loader = Loader({"test": streams}, CATALOG, ENGINE, Keys(CATALOG, ENGINE))
-    batch = loader.decode([page(1, "s", [{"id": 1, "owner": {"id": 7, "name": "ann", "extra": None}}])])
+    batch = Decoders({"test": streams}, CATALOG).decode(
+        [page(1, "s", [{"id": 1, "owner": {"id": 7, "name": "ann", "extra": None}}])]
+    )
     assert [one.top for one in batch.partial["users"][(7,)]] == [False]
     alone = rooms({"id": 1, "owner": {"id": 7, "name": "ann"}})
     assert [one.top for one in alone.partial["users"][(7,)]] == [True]

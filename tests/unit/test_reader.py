@@ -14,10 +14,8 @@ from sqlalchemy import JSON, BigInteger, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ingest.catalog import read_catalog
-from ingest.engines import engine_for
-from ingest.keys import Keys
 from ingest.load.batch import Batch
-from ingest.load.loader import Loader
+from ingest.load.decoders import Decoders
 from ingest.load.reader import Reader, learn_reader
 from ingest.load.shape import Shape
 from ingest.load.straight import Straight
@@ -90,7 +88,6 @@ class Hostile(Base):
     a: Mapped[str | None] = mapped_column('"); raise SystemExit #', String(9), info=field('"); raise x"'))
 
 
-ENGINE = engine_for("sqlite:///unused.db")
 CATALOG = read_catalog([sys.modules[__name__]])
 ENTITIES = ("Moment", "Number", "Plain", "Strict")
 ODD = st.one_of(
@@ -125,7 +122,7 @@ def source(entity: str, **more: Any) -> Source:
 
 
 def decode(made: Source, *pages: Page) -> Batch:
-    return Loader({"test": made}, CATALOG, ENGINE, Keys(CATALOG, ENGINE)).decode(pages)
+    return Decoders({"test": made}, CATALOG).decode(pages)
 
 
 def told(*batches: Batch) -> Any:
@@ -315,10 +312,10 @@ def test_the_straight_way_is_given_up_where_pages_are_never_alike() -> None:
 def test_a_stream_reads_its_second_page_straight() -> None:
     made: Stream = msgspec.convert({"path": "/s", "entity": "Plain"}, Stream)
     assert made.entities.default == ("Plain",)
-    loader = Loader({"test": source("Plain")}, CATALOG, ENGINE, Keys(CATALOG, ENGINE))
-    decoder = loader._decoders[("test", "s")]
+    decoders = Decoders({"test": source("Plain")}, CATALOG)
+    decoder = decoders._decoders[("test", "s")]
     assert decoder._straight is not None
-    loader.decode([page(1, "s", [{"a": "x", "b": 1}])])
+    decoders.decode([page(1, "s", [{"a": "x", "b": 1}])])
     assert decoder._straight.take(page(2, "s", [{"a": "y", "b": 1}]), Batch(asked={2: 0})) is not None
 
 

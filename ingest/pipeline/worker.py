@@ -1,0 +1,190 @@
+"""A second process that decodes pages, while this one writes what they say.
+
+    feed ── pages ──▶ worker ── batches ──▶ feed ── loads ──▶ database
+
+It is told of the models and the streams, and nothing of the database, the network or any credential. It is
+only ever a help: what it cannot decode, or has not answered when it dies, this process decodes itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections import deque
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
+from typing import IO, Any
+
+import msgspec
+
+from ingest.catalog import read_catalog
+from ingest.config import Config, models_of
+from ingest.load.batch import Batch
+from ingest.load.decoders import Decoders
+from ingest.pipeline.machine import decoders_of
+from ingest.types import Page
+
+#: run by the second process. Its modules are looked for where ours are, and nowhere else
+_BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from ingest.pipeline.worker import work; work()"
+#: bytes of a frame's length
+_LENGTH = 8
+#: file descriptors that the second process is given
+_IN, _OUT = 0, 1
+
+
+class Worker:
+    """The second process, as seen from the first; it is started when it is first wanted."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+        self._threads: list[Thread] = []
+        #: set once it can be asked
+        self.ready = asyncio.Event()
+        #: frames on their way to it; None is the end
+        self._frames: SimpleQueue[bytes | None] = SimpleQueue()
+        #: what it has yet to answer, in order
+        self._asked: deque[asyncio.Future[bytes]] = deque()
+
+    def start(self) -> None:
+        """Have it started, once, where there is a processor for it; it takes a moment to be of use."""
+        if self._process is not None or not _has_room():
+            return
+        with suppress(OSError):
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BEGIN, *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            loop = asyncio.get_running_loop()
+            self._threads = [
+                Thread(target=self._send, args=(self._process.stdin,), daemon=True),
+                Thread(target=self._receive, args=(self._process.stdout, loop), daemon=True),
+            ]
+            for thread in self._threads:
+                thread.start()
+            self._frames.put(pickle.dumps(_without_secrets(self._config)))
+
+    def ask(self, page: Page) -> asyncio.Future[bytes] | None:
+        """Have a page decoded: a batch as bytes, none where it cannot; None while there is no help."""
+        if not self.ready.is_set():
+            return None
+        answer = asyncio.get_running_loop().create_future()
+        self._asked.append(answer)
+        self._frames.put(pickle.dumps(page, pickle.HIGHEST_PROTOCOL))
+        return answer
+
+    async def close(self) -> None:
+        """End it. What it has not answered is answered with nothing."""
+        if self._process is None:
+            return
+        self._frames.put(None)
+        self._process.kill()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        self._process.wait()
+        self._lost()
+
+    def _send(self, pipe: IO[bytes]) -> None:
+        with suppress(OSError), pipe:
+            while (frame := self._frames.get()) is not None:
+                _write(pipe, frame)
+
+    def _receive(self, pipe: IO[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(RuntimeError), pipe:  # the loop was closed, and nobody waits
+            while (frame := _read(pipe)) is not None:
+                loop.call_soon_threadsafe(self._answered, frame)
+            loop.call_soon_threadsafe(self._lost)
+
+    def _answered(self, frame: bytes) -> None:
+        if not self.ready.is_set():
+            self.ready.set()
+            return
+        answer = self._asked.popleft()
+        if not answer.done():
+            answer.set_result(frame)
+
+    def _lost(self) -> None:
+        self.ready.clear()
+        while self._asked:
+            answer = self._asked.popleft()
+            if not answer.done():
+                answer.set_result(b"")
+
+
+def unpack(answer: bytes) -> Batch | None:
+    """What a page says; None where it has to be decoded here."""
+    batch: Batch | None = pickle.loads(answer) if answer else None
+    return batch
+
+
+def work() -> None:
+    """The second process: decode pages from stdin until there are no more."""
+    # whoever interrupts the run interrupts this process too; it ends when the other does
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pages, answers = open(_IN, "rb"), open(os.dup(_OUT), "wb")  # noqa: SIM115 (until it ends)
+    # models are their author's code, and may print
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _OUT)
+    config = _read(pages)
+    if config is None:
+        return
+    decoders = _decoders(pickle.loads(config))
+    with suppress(BrokenPipeError):
+        _write(answers, b"ready")
+        while (frame := _read(pages)) is not None:
+            _write(answers, _decode(decoders, frame))
+
+
+def _decoders(config: Config) -> Decoders:
+    return decoders_of(config, read_catalog(models_of(config)))
+
+
+def _decode(decoders: Decoders, frame: bytes) -> bytes:
+    batch = Batch()
+    try:
+        decoders.add(pickle.loads(frame), batch)
+        return pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)
+    except Exception:  # it is decoded once more where what it says can be told
+        return b""
+
+
+def _write(pipe: IO[bytes], frame: bytes) -> None:
+    pipe.write(len(frame).to_bytes(_LENGTH))
+    pipe.write(frame)
+    pipe.flush()
+
+
+def _read(pipe: IO[bytes]) -> bytes | None:
+    length = pipe.read(_LENGTH)
+    if len(length) < _LENGTH:
+        return None
+    size = int.from_bytes(length)
+    frame = pipe.read(size)
+    return frame if len(frame) == size else None
+
+
+def _has_room() -> bool:
+    """True when more than one thing can be computed at a time."""
+    allowed: Any = getattr(os, "sched_getaffinity", None)
+    return (len(allowed(0)) if allowed else os.cpu_count() or 1) > 1
+
+
+def _without_secrets(config: Config) -> Config:
+    """What is needed to decode, and no credential."""
+    sources = {
+        name: msgspec.structs.replace(
+            one,
+            base_url="",
+            source=msgspec.structs.replace(one.source, base_url=None, auth=None, check=None, headers={}),
+        )
+        for name, one in config.sources.items()
+    }
+    return msgspec.structs.replace(config, database_url="", sources=sources)
