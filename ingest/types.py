@@ -36,7 +36,7 @@ GENERATION = 2**40
 #: positions within one page; a page's label is multiplied by it
 LABEL = 2**20
 #: allocations, and collections of the younger generation, before one is collected in a run
-_SELDOM = (70_000, 20, 50)
+_SELDOM = (400_000, 20, 50)
 
 
 class Rank(NamedTuple):
@@ -180,7 +180,7 @@ def uncollected() -> Iterator[None]:
 
 @contextmanager
 def collected_seldom() -> Iterator[None]:
-    """The garbage collector looks a hundred times less often: a run holds much, and leaves little to it."""
+    """The garbage collector looks hundreds of times less often: a run holds much, and leaves little to it."""
     thresholds = gc.get_threshold()
     gc.set_threshold(*_SELDOM)
     try:
