@@ -74,6 +74,10 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     low: str | None
     high: str | None
     reason: str
+    #: the run that left it, whose name begins with when it was; None where none has been there yet
+    run: str | None = None
+    #: what has been fetched of the partition beside it, from the oldest to the newest: (low, high)
+    fetched: tuple[tuple[str | None, str | None], ...] = ()
 
 
 class MissingParent(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import Any, TextIO
 
 import msgspec
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ingest.cli.timeline import timeline
 from ingest.report import (
     Certificate,
     Copied,
@@ -160,8 +162,23 @@ def dead_letters(out: Console, letters: Sequence[DeadLetter]) -> None:
 
 
 def gaps(out: Console, holes: Sequence[Gap]) -> None:
-    """Every hole in what has been fetched."""
-    table(out, (msgspec.structs.asdict(hole) for hole in holes))
+    """Every hole in what has been fetched, and a picture of where it lies in its partition."""
+    table(
+        out,
+        (
+            {name: value for name, value in msgspec.structs.asdict(hole).items() if name != "fetched"}
+            for hole in holes
+        ),
+    )
+    partitions = groupby(holes, key=lambda hole: (hole.source, hole.stream, hole.partition))
+    drawn = [(where, line) for where, group in partitions if (line := timeline(list(group))) is not None]
+    if drawn:
+        out.print()
+    for (source, stream, partition), line in drawn[:SHOWN]:
+        out.print(plain(f"{source}.{stream} {partition}"), soft_wrap=True)
+        out.print(plain("  ".join(("", *filter(None, line)))), soft_wrap=True)
+    if len(drawn) > SHOWN:
+        out.print(f"and {len(drawn) - SHOWN:,} more; --json lists all")
     _total(out, len(holes), "gap")
 
 

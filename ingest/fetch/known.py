@@ -127,11 +127,17 @@ async def remember(log: PageLog, known: Known) -> None:
 def gaps(known: Known, streams: Mapping[str, Stream]) -> list[Gap]:
     """Every hole in what has been fetched of these streams, closed partitions left out."""
     return [
-        Gap(source=known.source, stream=name, partition=part.partition, low=low, high=high, reason=reason)
+        Gap(
+            source=known.source,
+            stream=name,
+            partition=part.partition,
+            **hole._asdict(),
+            fetched=tuple((stretch.low, stretch.high) for stretch in part.ground if stretch.records),
+        )
         for name, stream in streams.items()
         for part in known.parts(name)
         if not part.closed
-        for low, high, reason in holes(part, stream.hash())
+        for hole in holes(part, stream.hash())
     ]
 
 

@@ -9,6 +9,7 @@ opened     walks that pages of another stream have asked for
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -221,23 +222,32 @@ def _satisfy(part: Part, walk: Walk, first: int) -> None:
         part.satisfied, part.satisfied_at = walk.unchanged, first
 
 
-def holes(part: Part, hash: str) -> Iterator[tuple[str | None, str | None, str]]:
-    """(low, high, reason) of every hole in what was fetched of the partition, for a stream of this hash."""
+class Hole(NamedTuple):
+    """Keys between which something was not fetched, why, and the run that left it so."""
+
+    low: str | None
+    high: str | None
+    reason: str
+    run: str | None = None
+
+
+def holes(part: Part, hash: str) -> Iterator[Hole]:
+    """Every hole in what was fetched of the partition, for a stream of this hash."""
     for index, stretch in enumerate(part.ground):
         if stretch.hole != "whole":
             below = part.ground[index - 1].high if index else None
-            yield below, stretch.low, _reason(stretch, hash)
+            yield Hole(below, stretch.low, _reason(stretch, hash), stretch.run)
     for stretch in part.walks.values():
         if stretch.walk.kind == "gap":
-            yield stretch.walk.until, stretch.cursor, _reason(stretch, hash)
+            yield Hole(stretch.walk.until, stretch.cursor, _reason(stretch, hash), stretch.run)
         else:
-            yield stretch.walk.since, None, _reason(stretch, hash)
+            yield Hole(stretch.walk.since, None, _reason(stretch, hash), stretch.run)
     started = {id.rstrip("+") for id in part.walks}
     for id, opening in part.opened.items():
         if id not in started:
-            yield opening.until, opening.start, "not fetched yet"
+            yield Hole(opening.until, opening.start, "not fetched yet")
     if part.revealed and not part.stamp:
-        yield None, None, "not fetched yet"
+        yield Hole(None, None, "not fetched yet")
 
 
 def _reason(stretch: Stretch, hash: str) -> str:

@@ -156,6 +156,7 @@ LETTER = DeadLetter(
 GAP = Gap(
     source="chat", stream="a", partition='{"id":1}', low="2026-01-01", high=None, reason="the walk died"
 )
+DRAWN = msgspec.structs.replace(GAP, low="2", high="4", run="r1", fetched=(("1", "2"), ("4", "5")))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,12 @@ GAP = Gap(
         ("dead-letters", "dead_letters", [LETTER], ["not JSON", "<html>xxx", "...", "1 dead letter"]),
         ("dead-letters", "dead_letters", [], ["no dead letters"]),
         ("gaps", "gaps", [GAP], ['{"id":1}', "2026-01-01", "the walk died", "1 gap"]),
+        (
+            "gaps",
+            "gaps",
+            [DRAWN],
+            ["run", "r1", 'chat.a {"id":1}', f"  1  {'#' * 12 + '.' * 24 + '#' * 12}  5"],
+        ),
         ("gaps", "gaps", [], ["no gaps"]),
         ("runs", "runs", [CERTIFICATE, CERTIFICATE], ["r1", "2.0 s", "certified", "2 runs"]),
         ("runs", "runs", [], ["no runs"]),

@@ -178,6 +178,7 @@ def test_a_gap_lies_between_two_stretches_of_known_ground() -> None:
     streams = Lab(ROOMS, Rooms()).source.source.streams
     (gap,) = gaps(known, {"messages": streams["messages"]})
     assert (gap.source, gap.stream, gap.partition, gap.low, gap.high) == ("api", "messages", "{}", "9", "30")
+    assert (gap.run, gap.fetched) == ("r1", (("1", "9"), ("30", "40")))
 
 
 # -- snapshots -----------------------------------------------------------------------------------------
