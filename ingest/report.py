@@ -65,6 +65,10 @@ class TableReport(msgspec.Struct, frozen=True, kw_only=True):
     written: int
 
 
+#: exit statuses of runs that gave a certificate
+CERTIFIED = frozenset({0, 3})
+
+
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
     """A hole in what has been fetched of a partition."""
 
@@ -255,6 +259,21 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     configured: bool = False
     #: what staging.path must say from now on, for the page log stays where it is; None: it is found anyway
     log: str | None = None
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """Bodies that went out of the page log, and why others stay."""
+
+    #: pages of runs that began before it
+    before: str
+    #: how many went, or would go
+    pages: int
+    #: False: it was only asked what would go
+    done: bool
+    #: bodies that had gone before
+    earlier: int
+    #: how many stay, by reason
+    kept: dict[str, int]
 
 
 class Observer(Protocol):

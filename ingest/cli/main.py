@@ -328,6 +328,23 @@ def migrate(ctx: typer.Context, as_json: AsJson = False) -> None:
     show(steps, lambda out: out.print(text, soft_wrap=True), as_json=as_json)
 
 
+@app.command()
+def prune(
+    ctx: typer.Context,
+    keep: Annotated[str, typer.Option(metavar="AGE", help="Of pages younger than this: `90d`, `12h`.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drop old bodies from the page log that nothing needs.
+
+    What was fetched stays known. The database cannot be made anew from what was pruned.
+    """
+    from ingest.cli import render
+
+    done = ask(_of(ctx), lambda job: job.prune(keep, carry_out=not dry_run), write=True)
+    show(done, lambda out: render.pruned(out, done), as_json=as_json)
+
+
 @app.command("copy")
 def copy_mirror(
     ctx: typer.Context,

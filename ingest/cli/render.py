@@ -24,6 +24,7 @@ from ingest.report import (
     Gap,
     MissingParent,
     Preview,
+    Pruned,
     Status,
     Trace,
     TracedPage,
@@ -384,6 +385,21 @@ def _excerpt(text: str, most: int) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def pruned(out: Console, done: Pruned) -> None:
+    """How many bodies went, and why others stay."""
+    gone = "pruned" if done.done else "would go"
+    said = [(gone, f"the bodies of {_count(done.pages, 'page')} of runs before {done.before}")]
+    said += [("kept", f"{_count(count, 'page')}: {why}") for why, count in sorted(done.kept.items())]
+    if done.earlier:
+        said.append(("earlier", f"{_count(done.earlier, 'page')} had none any more"))
+    lines(out, said)
+    if done.pages and done.done:
+        out.print(
+            "\nthe database has what they said, and `ingest replay --rebuild` could not have it again",
+            soft_wrap=True,
+        )
 
 
 def copied(out: Console, done: Copied) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from ingest.ledger import (
 from ingest.migrate import lineages
 from ingest.pipeline import questions
 from ingest.pipeline.machine import Machine, said
+from ingest.pipeline.pruning import prune
 from ingest.pipeline.run import Run
 from ingest.pipeline.tracing import Tracer, asked_for
 from ingest.reconcile.verify import counted
@@ -46,10 +48,12 @@ from ingest.report import (
     Gap,
     MissingParent,
     Observer,
+    Pruned,
     Status,
     Trace,
     unobserved,
 )
+from ingest.source import seconds
 from ingest.staging import SqlitePageLog
 from ingest.window import build, open_window, put_off, refuse_half_copy, window
 
@@ -155,6 +159,19 @@ class Job:
             await self._database.migrate(since=self._machine.now())
             await self.prepare()
         return self._database.steps
+
+    async def prune(self, keep: str, *, carry_out: bool = True) -> Pruned:
+        """Drop the bodies of pages older than `keep` (`90d`) that nothing needs, or say which would go."""
+        try:
+            before = self._machine.clock.now() - timedelta(seconds=seconds(keep))
+        except OverflowError:
+            raise UsageError(f"there was no time yet {keep} ago", hint="write 90d, or 12h") from None
+        return await prune(
+            self._database,
+            self._log,
+            before=before.isoformat(timespec="milliseconds"),
+            carry_out=carry_out,
+        )
 
     # -- questions ---------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from ingest.pipeline import limits
 from ingest.pipeline.certify import Facts, certify, finished
 from ingest.pipeline.feed import Feed, Load
 from ingest.pipeline.machine import Machine
-from ingest.report import Certificate, FetchReport
+from ingest.report import CERTIFIED, Certificate, FetchReport
 from ingest.types import Envelope, LoadCounts, collected_seldom
 from ingest.window import build, close_window, open_window, put_off, window
 
@@ -121,7 +121,7 @@ class Run:
         newest = sa.select(sa.func.max(RUNS.c.started)).where(told).scalar_subquery()
         last = sa.select(RUNS.c.exit).where(told, RUNS.c.started == newest)
         exits = set(await self._database.read(lambda connection: connection.scalars(last).all()))
-        return self._windowed or not exits or not exits <= _CERTIFIED
+        return self._windowed or not exits or not exits <= CERTIFIED
 
     # -- fetching, and loading beside it -----------------------------------------------------------
 
@@ -284,7 +284,3 @@ class Run:
         finally:
             self._healing = False
         self._asked |= {ask.where for ask in asks}
-
-
-#: exit statuses of runs that gave a certificate
-_CERTIFIED = {0, 3}
