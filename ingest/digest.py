@@ -55,7 +55,7 @@ def _add_table(
         .order_by(*map(engine.in_order, table.primary_key.columns))
         .execution_options(yield_per=_CHUNK)
     )
-    turns = [_canonical(column.type) for column in columns]
+    turns = [canonical(column.type) for column in columns]
     for row in rows:
         whole.update(_encode([turn(value) for turn, value in zip(turns, row, strict=True)]) + b"\n")
 
@@ -72,18 +72,18 @@ def _add_withheld(connection: sa.Connection, engine: Engine, catalog: Catalog, w
         sql = catalog.tables[name].sql if name in catalog.tables else None
         values = {column: stated} if column else stated["values"]
         if sql is not None:
-            values = {one: _canonical(sql.c[one].type)(told) for one, told in values.items()}
+            values = {one: canonical(sql.c[one].type)(told) for one, told in values.items()}
         whole.update(_encode([name, key, column, values]) + b"\n")
 
 
-def _canonical(type_: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:
+def canonical(type_: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:
     """One value for what equal stored forms of a type may still spell differently."""
     if isinstance(type_, sa.JSON):
-        return _canonical_json
+        return _json
     return shortest if isinstance(type_, sa.Numeric | sa.Float) else _as_it_is
 
 
-def _canonical_json(text: Any) -> Any:
+def _json(text: Any) -> Any:
     """What a JSON text says: engines have orders of members and spellings of numbers of their own."""
     # a bare number may come back as one
     return _plain(msgspec.json.decode(text) if isinstance(text, str) else text)

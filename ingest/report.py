@@ -261,6 +261,33 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     log: str | None = None
 
 
+class TableDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """How a table would differ: rows, and what of those that stay."""
+
+    table: str
+    added: int
+    removed: int
+    changed: int
+    #: how many rows differ in each column
+    columns: dict[str, int]
+    #: keys of rows that differ, a few of them
+    examples: tuple[str, ...]
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """What the page log would make of the mirror today."""
+
+    #: only those that differ
+    tables: tuple[TableDifference, ...]
+    #: tables and columns that the models have and the database has not, and the other way
+    new: tuple[str, ...]
+    gone: tuple[str, ...]
+    #: open dead letters now, and then
+    letters: tuple[int, int]
+    #: the exit status that the run would have
+    exit: int
+
+
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     """Bodies that went out of the page log, and why others stay."""
 

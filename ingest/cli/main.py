@@ -19,7 +19,7 @@ from ingest.cli.job import CONFIG, Invocation, ask, ask_config, certify, print_l
 
 if TYPE_CHECKING:
     from ingest.config import Config
-    from ingest.report import Copied, Observer, Preview
+    from ingest.report import Copied, Difference, Observer, Preview
 
 #: columns of a help page, on any terminal
 HELP_WIDTH = 100
@@ -163,14 +163,23 @@ def replay(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Make the database anew from the page log.")
     ] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Only say what --rebuild would alter under today's models.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run recorded pages through the same pipeline.
 
     The network is not used.
     """
-    if path is None and not rebuild:
-        raise typer.BadParameter("say the PATH of recorded pages, or --rebuild")
+    if sum((path is not None, rebuild, diff)) != 1:
+        raise typer.BadParameter("say one of these: the PATH of recorded pages, --rebuild, --diff")
+    if diff:
+        from ingest.cli import render
+
+        found = ask_config(_of(ctx), _compare)
+        show(found, lambda out: render.difference(out, found), as_json=as_json)
+        return
     certify(_of(ctx), lambda job: job.replay(path, rebuild=rebuild), as_json=as_json)
 
 
@@ -369,6 +378,12 @@ def copy_mirror(
 
     done = ask_config(_of(ctx), carry_out, write=True, urls=(source, target))
     show(done, lambda out: render.copied(out, done), as_json=as_json)
+
+
+async def _compare(config: Config, observe: Observer) -> Difference:
+    from ingest.pipeline import compare
+
+    return await compare(config, observe=observe)
 
 
 def _of(ctx: typer.Context) -> Invocation:

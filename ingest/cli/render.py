@@ -21,6 +21,7 @@ from ingest.report import (
     Certificate,
     Copied,
     DeadLetter,
+    Difference,
     Gap,
     MissingParent,
     Preview,
@@ -385,6 +386,32 @@ def _excerpt(text: str, most: int) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def difference(out: Console, found: Difference) -> None:
+    """What the page log would make of the mirror today."""
+    table(
+        out,
+        (
+            {
+                "table": one.table,
+                "added": one.added,
+                "removed": one.removed,
+                "changed": one.changed,
+                "columns": ", ".join(f"{name} {count:,}" for name, count in one.columns.items()) or "-",
+                "for example": " ".join(one.examples),
+            }
+            for one in found.tables
+        ),
+    )
+    said = [*_some("new", found.new), *_some("gone", found.gone)]
+    if found.letters[0] != found.letters[1]:
+        said.append(("dead letters", f"{found.letters[0]:,} now, {found.letters[1]:,} then"))
+    if found.exit:
+        said.append(("exit", f"{found.exit}: {VERDICTS.get(found.exit, '')}"))
+    lines(out, said)
+    if not found.tables:
+        out.print("every row would be as it is")
 
 
 def pruned(out: Console, done: Pruned) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import sqlalchemy as sa
 
 from ingest.engines.base import Engine
 from ingest.errors import ConfigError
 
-__all__ = ["Engine", "engine_for"]
+__all__ = ["Engine", "engine_for", "passing_url"]
 
 _EXAMPLES = '"sqlite:///mirror.db", "postgresql://user@host/database" or "mariadb://user@host/database"'
+
+
+def passing_url(folder: Path) -> str:
+    """The URL of a database that lives no longer than a folder does, and needs no server."""
+    return f"sqlite:///{folder / 'passing.db'}"
 
 
 def engine_for(url: str) -> Engine:

@@ -10,8 +10,9 @@ lock ─▶ staged pages of an earlier run ─▶ fetch ─▶ load + reconcile,
 
 from __future__ import annotations
 
+from ingest.pipeline.comparing import compare
 from ingest.pipeline.copying import copy
 from ingest.pipeline.job import Job, open_job
 from ingest.pipeline.preview import preview
 
-__all__ = ["Job", "copy", "open_job", "preview"]
+__all__ = ["Job", "compare", "copy", "open_job", "preview"]
