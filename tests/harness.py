@@ -53,9 +53,14 @@ class Mirrored:
 
     def __init__(self, connection: AsyncConnection, engine: Engine, catalog: Catalog, source: Source) -> None:
         self.connection, self.engine, self.catalog = connection, engine, catalog
-        self.keys = Keys(catalog, engine)
-        self.loader = Loader(Decoders({"test": source}, catalog), catalog, engine, self.keys)
-        self.reconciler = Reconciler(catalog, engine, self.keys)
+        self._source = source
+        self._begin()
+
+    def _begin(self) -> None:
+        self.keys = Keys(self.catalog, self.engine)
+        decoders = Decoders({"test": self._source}, self.catalog)
+        self.loader = Loader(decoders, self.catalog, self.engine, self.keys)
+        self.reconciler = Reconciler(self.catalog, self.engine, self.keys)
 
     async def prepare(self) -> None:
         def create(connection: sa.Connection) -> None:
@@ -113,17 +118,17 @@ class Mirrored:
             return await self.connection.run_sync(lambda c: (self._load(c, pages, in_order), self._settle(c)))
 
     async def forget(self) -> None:
-        """Drop all of it: the database is as empty as it was."""
+        """Empty all of it, and know nothing: what is begun now begins with a new mirror."""
 
-        def drop(connection: sa.Connection) -> None:
-            quote = self.engine.dialect.identifier_preparer.format_table
-            tables = [
-                one for metadata in (*self.catalog.metadatas, LEDGER) for one in metadata.tables.values()
-            ]
-            connection.exec_driver_sql(f"DROP TABLE {', '.join(map(quote, tables))} CASCADE")
+        def empty(connection: sa.Connection) -> None:
+            for metadata in (*self.catalog.metadatas, LEDGER):
+                for table in metadata.tables.values():
+                    connection.execute(sa.delete(table))
+            connection.execute(sa.insert(LOCK).values(id=1, epoch=1))
 
         async with self.connection.begin():
-            await self.connection.run_sync(drop)
+            await self.connection.run_sync(empty)
+        self._begin()
 
     async def rows(self, table: str) -> dict[Any, dict[str, Any]]:
         """The table's rows in stored form, by key, without the ledger's columns."""

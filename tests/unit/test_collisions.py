@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from ingest.engines import Engine, engine_for
 from ingest.ledger import DEAD_LETTERS, WITHHELD
 from ingest.load import store as store_room
 from ingest.mirror import Mirror, when_missing
@@ -328,7 +327,7 @@ def truth(statements: list[tuple[tuple[int, int, int], dict[str, Any]]]) -> dict
         aside.add(out)
 
 
-async def _case(where: Path | Engine, seed: int) -> int:
+async def _case(mirror: Mirrored, seed: int) -> int:
     pick = random.Random(seed)
     versioned = pick.random() < 0.5
     statements, pages = [], []
@@ -351,20 +350,18 @@ async def _case(where: Path | Engine, seed: int) -> int:
     if not in_order:
         pick.shuffle(pages)
     expected = truth(statements)
-    async with mirrored(where, sys.modules[__name__], SOURCE) as mirror:
-        await mirror.open_window()
-        for batch in _batches(pages, pick):
-            counts = await mirror.load(batch, in_order=in_order)
-            assert not counts.rejected
-            if pick.random() < 0.5:
-                assert (await mirror.settle()).holds
-        assert (await mirror.settle()).holds
-        found = {key: row for (key,), row in (await mirror.rows("users")).items()}
-        assert found == expected, (seed, in_order)
-        waiting = len(await mirror.withheld())
-        await mirror.close_window()
-        if not isinstance(where, Path):
-            await mirror.forget()
+    await mirror.open_window()
+    for batch in _batches(pages, pick):
+        counts = await mirror.load(batch, in_order=in_order)
+        assert not counts.rejected
+        if pick.random() < 0.5:
+            assert (await mirror.settle()).holds
+    assert (await mirror.settle()).holds
+    found = {key: row for (key,), row in (await mirror.rows("users")).items()}
+    assert found == expected, (seed, in_order)
+    waiting = len(await mirror.withheld())
+    await mirror.close_window()
+    await mirror.forget()
     return waiting
 
 
@@ -382,20 +379,15 @@ async def test_the_newest_claim_wins_whatever_the_order(
     tmp_path: Path, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = 0
-    for seed in range(first, first + 20):
-        monkeypatch.setattr(store_room, "TOUCHED_LIMIT", 0 if seed % 2 else 20_000)
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        waiting += await _case(folder, seed)
+    async with mirrored(tmp_path, sys.modules[__name__], SOURCE) as mirror:
+        for seed in range(first, first + 20):
+            monkeypatch.setattr(store_room, "TOUCHED_LIMIT", 0 if seed % 2 else 20_000)
+            waiting += await _case(mirror, seed)
     assert waiting > 10
 
 
 @pytest.mark.servers
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 async def test_the_newest_claim_wins_on_servers_too(request: pytest.FixtureRequest, kind: str) -> None:
-    made: TestDatabase = request.getfixturevalue(kind)
-    engine = engine_for(made.url)
-    try:
-        assert sum([await _case(engine, seed) for seed in range(20)]) > 10
-    finally:
-        await engine.close()
+    async with mirrored(request.getfixturevalue(kind).url, sys.modules[__name__], SOURCE) as mirror:
+        assert sum([await _case(mirror, seed) for seed in range(20)]) > 10
