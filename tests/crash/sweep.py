@@ -1,0 +1,381 @@
+"""A warm process that forks one child after the other and has each of them crash: one scenario's sweep.
+
+    python -m tests.crash.sweep '{"scenario": …}'    under LD_PRELOAD of the shim
+
+It only imports, and runs everything once, without a thread: so it can be forked. A case goes so:
+
+    prepared ──▶ command, crashed ──▶ the same, crashed once more (a third of the cases)
+                                  └──▶ the same to its end ──▶ sync, verify, digest, accounts
+
+It writes one line of JSON per case, and asserts nothing: that is `test_sweep`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import io
+import json
+import os
+import random
+import signal
+import sqlite3
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import alembic.command
+import anyio._backends._asyncio
+import msgspec
+import sqlalchemy.dialects.sqlite.aiosqlite
+
+import ingest.cli.render
+import ingest.log
+from ingest import pipeline
+from ingest.catalog import read_catalog
+from ingest.cli.main import main
+from ingest.config import import_package, models_of, read_config
+from ingest.engines import engine_for
+from ingest.mirror import attach
+from ingest.pipeline import limits as thresholds
+from ingest.report import Certificate
+from ingest.staging import SqlitePageLog
+from tests.crash import disk, inline, statements
+from tests.crash.asking import known
+from tests.crash.disk import Fault
+from tests.crash.world import SCENARIOS, SYNC, Step, World
+
+WARM = (alembic.command, anyio._backends._asyncio, ingest.cli.render, ingest.log, sqlalchemy.dialects.sqlite)
+#: a case in so many is crashed a second time
+TWICE = 3
+
+
+class Point(NamedTuple):
+    """A place to crash at, and how."""
+
+    #: the name of a statement or of a call to the disk
+    failpoint: str
+    #: the how-manieth of this name
+    occurrence: int
+    fault: Fault
+    #: the how-manieth of all statements, or of all calls
+    number: int
+    above: bool
+
+
+class Case(msgspec.Struct, kw_only=True):
+    """What became of one case."""
+
+    failpoint: str
+    occurrence: int
+    fault: str
+    #: the exit status of what was crashed, -9 when it was killed
+    status: int
+    #: calls that failed
+    failed: int = 0
+    #: what it said before it ended
+    said: str = ""
+    #: whether its recovery was crashed as well
+    twice: bool = False
+    #: what is wrong with it
+    faults: list[str] = []
+
+
+class Order(msgspec.Struct, kw_only=True):
+    """What a sweep is asked to do."""
+
+    scenario: str
+    folder: str
+    count: int
+    seed: int = 0
+    #: failpoints alone, without a case
+    trace: bool = False
+
+
+class Sweep:
+    """One scenario, crashed again and again."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.folder = Path(order.folder)
+        self.world = World(self.folder, SCENARIOS[order.scenario])
+        self._pick = random.Random(f"{order.scenario} {order.seed}")
+        self._reached: list[str] = []
+        #: the statement to die at, by its number or by its name
+        self._kill_at = 0
+        self._cut: tuple[str, int] | None = None
+        self._output, self._told = self.folder / "output", self.folder / "told"
+        self._config = self.world.setup.config_file
+
+    # -- getting ready -----------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Everything as it is before the crash, and this process warm."""
+        inline.install()
+        statements.watch(self._statement)
+        self.world.connect()
+        self._remember()
+        scenario = self.world.scenario
+        if scenario.migrated:
+            self._child(self._write_first_revision)
+        self.world.case.mkdir()
+        for step in scenario.before:
+            cut = scenario.cut if step is scenario.before[-1] else None
+            status = self._child(lambda step=step, cut=cut: self._prepared(step, cut))
+            assert status == (-signal.SIGKILL if cut else status), self._output.read_text()
+        scenario.changes(self.world.truth)
+        self.world.release()
+        self.world.case.rename(self.world.prepared)
+        self._warm()
+
+    def _remember(self) -> None:
+        """Catalogs and engines are made once: so what was compiled for them stays compiled."""
+        job = sys.modules[pipeline.open_job.__module__]
+        catalogs: dict[tuple[Any, ...], Any] = {}
+
+        def catalog(modules: Iterable[Any]) -> Any:
+            key = tuple(modules)
+            if key not in catalogs:
+                catalogs[key] = read_catalog(key)
+            return catalogs[key]
+
+        job.read_catalog = catalog
+        job.engine_for = functools.cache(engine_for)
+
+    def _write_first_revision(self) -> int:
+        module = import_package("chat", self._config.parent)
+        base = __import__("chat.models").models.Base
+        attach(base.metadata)
+        self.world.write_first_revision(base.metadata.sorted_tables)
+        return 0 if module else 1
+
+    def _prepared(self, step: Step, cut: tuple[str, int] | None) -> int:
+        self._cut = cut
+        self._reached.clear()
+        return self._run(step)
+
+    def _warm(self) -> None:
+        self.world.reset()
+        for step in (self.world.scenario.crashed, SYNC):
+            self._run(step)
+        asyncio.run(self._audit())
+        assert threading.active_count() == 1
+        self.world.up.requests.clear()
+        gc.collect()
+        gc.freeze()
+
+    # -- the sweep ---------------------------------------------------------------------------------
+
+    def trace(self) -> tuple[list[str], list[disk.Call]]:
+        """The failpoints of a command that nobody disturbs, above SQLite and below; and its digest."""
+        self.world.reset()
+        names, record = self.folder / "names", self.folder / "record"
+
+        def run() -> int:
+            self._know()
+            self._reached.clear()
+            disk.arm(self.world.case, record=record)
+            status = self._run(self.world.scenario.crashed)
+            disk.disarm()
+            names.write_text(json.dumps(self._reached))
+            return status
+
+        status = self._child(run)
+        assert status == 0, self._output.read_text()
+        self._ended()
+        self.wanted = self._heard["digest"]
+        assert not self._heard["faults"], self._heard
+        return json.loads(names.read_text()), list(disk.recorded(record))
+
+    def points(self) -> list[Point]:
+        """Every place to crash at."""
+        names, calls = self.trace()
+        self._calls = len(calls)
+        seen: Counter[str] = Counter()
+        found = []
+        for number, name in enumerate(names, 1):
+            seen[name] += 1
+            found.append(Point(name, seen[name], Fault.KILL, number, above=True))
+        for number, call in enumerate(calls, 1):
+            seen[call.name] += 1
+            found += [
+                Point(call.name, seen[call.name], fault, number, above=False)
+                for fault in Fault
+                if fault is not Fault.NOTHING and fault.strikes(call.op)
+            ]
+        return found
+
+    def chosen(self, points: list[Point]) -> list[Point]:
+        """So many of them, and every failpoint with every fault once."""
+        self._pick.shuffle(points)
+        firsts = {(one.failpoint, one.fault): one for one in points}
+        first = list(firsts.values())
+        taken = set(first)
+        return (first + [one for one in points if one not in taken])[: max(self.order.count, len(first))]
+
+    def crash(self, point: Point) -> Case:
+        """One case."""
+        self.world.reset()
+        again = self._pick.randrange(TWICE) == 0
+        at = self._pick.randint(1, self._calls)
+        status = self._child(lambda: self._crashed(point))
+        heard = self._heard
+        case = Case(
+            failpoint=point.failpoint,
+            occurrence=point.occurrence,
+            fault=point.fault.name,
+            status=status,
+            failed=heard.get("failed", 0),
+            said=self._output.read_text(),
+            twice=again,
+            faults=heard.get("faults", []),
+        )
+        if again:
+            second = Point("", 0, self._pick.choice([Fault.KILL, Fault.KILL_AFTER, Fault.TEAR]), at, above=False)
+            self._child(lambda: self._crashed(second))
+            case.faults += self._heard.get("faults", [])
+        self._ended()
+        case.faults += self._heard["faults"]
+        if self._heard["digest"] != self.wanted:
+            case.faults.append("another digest")
+        return case
+
+    # -- in a child --------------------------------------------------------------------------------
+
+    def _crashed(self, point: Point) -> int:
+        self._know()
+        self._kill_at = point.number if point.above else 0
+        self._reached.clear()
+        if not point.above:
+            disk.arm(self.world.case, point.fault, point.number)
+        status = self._run(self.world.scenario.crashed)
+        disk.disarm()
+        self._tell(failed=disk.failed(), faults=self._again())
+        return status
+
+    def _ended(self) -> None:
+        status = self._child(self._finish)
+        if status != 0:
+            self._heard = {"digest": None, "faults": [f"ended with {status}: {self._output.read_text()}"]}
+
+    def _finish(self) -> int:
+        """Go on where it was, to its end, and look at everything."""
+        self._know()
+        faults, digest = asyncio.run(self._audit())
+        self._tell(digest=digest, faults=faults + self._again())
+        return 0
+
+    async def _audit(self) -> tuple[list[str], str]:
+        faults = []
+        config = read_config(self._config)
+        async with pipeline.open_job(config) as job:
+            for way in self.world.scenario.resumed:
+                ended = await way(job)
+                if isinstance(ended, Certificate) and ended.exit != 0:
+                    faults.append(f"{way.__name__} ended with {ended}")
+            digest = await job.digest()
+        with closing(sqlite3.connect(config.log_path)) as log, closing(sqlite3.connect(self._mirror)) as mirror:
+            (pages,) = log.execute("SELECT count(*) FROM page").fetchone()
+            marks = mirror.execute(
+                "SELECT count(*), count(DISTINCT stamp) FROM ingest_pages WHERE state = 'loaded'"
+            ).fetchone()
+            sums = mirror.execute(
+                "SELECT sum(pages), sum(records), sum(written + kept + rejected) FROM ingest_loads"
+            ).fetchone()
+            left = mirror.execute("SELECT holder, window FROM ingest_lock").fetchone()
+            for name, one in (("page log", log), ("database", mirror)):
+                said = one.execute("PRAGMA integrity_check").fetchall()
+                faults += [] if said == [("ok",)] else [f"{name}: {said}"]
+        if (*marks, sums[0]) != (pages, pages, pages) or sums[1] != sums[2]:
+            faults.append(f"{pages} pages, marked {marks}, counted {sums}")
+        if left != (None, None):
+            faults.append(f"left behind: {left}")
+        return faults, digest
+
+    @property
+    def _mirror(self) -> Path:
+        return self.world.case / "mirror.db"
+
+    def _know(self) -> None:
+        """What is staged need not be asked for."""
+        self.world.staged = frozenset(known(asyncio.run(self._staged())))
+
+    async def _staged(self) -> list[tuple[int, Any]]:
+        path = Path(f"{self._mirror}.pages")
+        if not path.exists():
+            return []
+        log = await SqlitePageLog.open(path, readonly=True)
+        try:
+            return [(stamp, envelope) async for stamp, _, envelope in log.envelopes()]
+        finally:
+            await log.close()
+
+    def _again(self) -> list[str]:
+        return [f"asked for again: {one}" for one in self.world.again]
+
+    def _run(self, step: Step) -> int:
+        for name, value in {**_LIMITS, **step.limits}.items():
+            setattr(thresholds, name, value)
+        return main(["--config", str(self._config), *step.command])
+
+    def _statement(self, name: str) -> None:
+        self._reached.append(name)
+        if len(self._reached) == self._kill_at or (name, self._reached.count(name)) == self._cut:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    # -- children ----------------------------------------------------------------------------------
+
+    def _child(self, work: Callable[[], int]) -> int:
+        """Do something in a child: its exit status, -9 when it was killed. What it tells is `_heard`."""
+        self._told.unlink(missing_ok=True)
+        sys.stdout.flush()
+        process = os.fork()
+        if process == 0:
+            status = 70
+            try:
+                to = os.open(self._output, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND, 0o600)
+                os.dup2(to, 1)
+                os.dup2(to, 2)
+                sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0, closefd=False), "utf-8", write_through=True)
+                sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", 0, closefd=False), "utf-8", write_through=True)
+                status = work()
+            except BaseException:
+                disk.disarm()
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        _, waited = os.waitpid(process, 0)
+        self._heard: dict[str, Any] = json.loads(self._told.read_text()) if self._told.exists() else {}
+        return os.waitstatus_to_exitcode(waited)
+
+    def _tell(self, **what: Any) -> None:
+        self._told.write_text(json.dumps(what))
+
+
+_LIMITS = {name: getattr(thresholds, name) for name in ("BULK", "BACKLOG", "BATCH")}
+
+
+def swept(order: Order) -> Iterator[Any]:
+    """What the sweep has to say: its failpoints first, then its cases."""
+    sweep = Sweep(order)
+    sweep.prepare()
+    points = sweep.points()
+    yield sorted({one.failpoint for one in points})
+    if not order.trace:
+        for point in sweep.chosen(points):
+            yield sweep.crash(point)
+
+
+if __name__ == "__main__":
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for line in swept(msgspec.json.decode(sys.argv[1], type=Order)):
+        out.write(msgspec.json.encode(line) + b"\n")
+        out.flush()
