@@ -8,9 +8,12 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 SOURCE = Path(__file__).with_name("shim.c")
 
@@ -66,6 +69,12 @@ class Call(NamedTuple):
 def compiler() -> str | None:
     """The C compiler of this machine, if there is one."""
     return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+
+
+needs_a_shim = pytest.mark.skipif(
+    compiler() is None or sys.platform != "linux",
+    reason="needs Linux and a C compiler (cc, gcc or clang): a preloaded library makes the disk fail",
+)
 
 
 def compile_shim(folder: Path) -> Path:

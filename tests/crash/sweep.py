@@ -19,6 +19,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import sys
@@ -44,6 +45,7 @@ from ingest.cli.main import main
 from ingest.config import import_package, models_of, read_config
 from ingest.engines import engine_for
 from ingest.mirror import attach
+from ingest.pipeline import Job
 from ingest.pipeline import limits as thresholds
 from ingest.report import Certificate
 from ingest.staging import SqlitePageLog
@@ -55,6 +57,8 @@ from tests.crash.world import SCENARIOS, SYNC, Step, World
 WARM = (alembic.command, anyio._backends._asyncio, ingest.cli.render, ingest.log, sqlalchemy.dialects.sqlite)
 #: a case in so many is crashed a second time
 TWICE = 3
+#: and at the end of one in so many, every row is verified: where the digest is right, that is about the ledger
+VERIFIED = 3
 
 
 class Point(NamedTuple):
@@ -84,6 +88,8 @@ class Case(msgspec.Struct, kw_only=True):
     said: str = ""
     #: whether its recovery was crashed as well
     twice: bool = False
+    #: whether `verify` was run at its end, beside the digest
+    verified: bool = False
     #: what is wrong with it
     faults: list[str] = []
 
@@ -95,8 +101,10 @@ class Order(msgspec.Struct, kw_only=True):
     folder: str
     count: int
     seed: int = 0
-    #: failpoints alone, without a case
-    trace: bool = False
+    #: only crashes of these kinds; all when empty
+    faults: list[str] = []
+    #: every failpoint with every fault at least once, even if that makes more cases
+    every: bool = True
 
 
 class Sweep:
@@ -111,6 +119,8 @@ class Sweep:
         #: the statement to die at, by its number or by its name
         self._kill_at = 0
         self._cut: tuple[str, int] | None = None
+        #: the files as they were when the trace began
+        self.begun = self.folder / "begun"
         self._output, self._told = self.folder / "output", self.folder / "told"
         self._config = self.world.setup.config_file
 
@@ -120,6 +130,7 @@ class Sweep:
         """Everything as it is before the crash, and this process warm."""
         inline.install()
         statements.watch(self._statement)
+        _tell_what_is_staged()
         self.world.connect()
         self._remember()
         scenario = self.world.scenario
@@ -177,10 +188,12 @@ class Sweep:
         """The failpoints of a command that nobody disturbs, above SQLite and below; and its digest."""
         self.world.reset()
         names, record = self.folder / "names", self.folder / "record"
+        shutil.rmtree(self.begun, ignore_errors=True)
 
         def run() -> int:
             self._know()
             self._reached.clear()
+            shutil.copytree(self.world.case, self.begun)
             disk.arm(self.world.case, record=record)
             status = self._run(self.world.scenario.crashed)
             disk.disarm()
@@ -192,12 +205,14 @@ class Sweep:
         self._ended()
         self.wanted = self._heard["digest"]
         assert not self._heard["faults"], self._heard
-        return json.loads(names.read_text()), list(disk.recorded(record))
+        calls = list(disk.recorded(record))
+        self._calls = sum(call.op != "mark" for call in calls)
+        return json.loads(names.read_text()), calls
 
     def points(self) -> list[Point]:
         """Every place to crash at."""
-        names, calls = self.trace()
-        self._calls = len(calls)
+        names, recorded = self.trace()
+        calls = [call for call in recorded if call.op != "mark"]
         seen: Counter[str] = Counter()
         found = []
         for number, name in enumerate(names, 1):
@@ -215,6 +230,9 @@ class Sweep:
     def chosen(self, points: list[Point]) -> list[Point]:
         """So many of them, and every failpoint with every fault once."""
         self._pick.shuffle(points)
+        points = [one for one in points if not self.order.faults or one.fault.name in self.order.faults]
+        if not self.order.every:
+            return points[: self.order.count]
         firsts = {(one.failpoint, one.fault): one for one in points}
         first = list(firsts.values())
         taken = set(first)
@@ -235,13 +253,14 @@ class Sweep:
             failed=heard.get("failed", 0),
             said=self._output.read_text(),
             twice=again,
+            verified=self._pick.randrange(VERIFIED) == 0,
             faults=heard.get("faults", []),
         )
         if again:
             second = Point("", 0, self._pick.choice([Fault.KILL, Fault.KILL_AFTER, Fault.TEAR]), at, above=False)
             self._child(lambda: self._crashed(second))
             case.faults += self._heard.get("faults", [])
-        self._ended()
+        self._ended(verify=case.verified)
         case.faults += self._heard["faults"]
         if self._heard["digest"] != self.wanted:
             case.faults.append("another digest")
@@ -260,23 +279,23 @@ class Sweep:
         self._tell(failed=disk.failed(), faults=self._again())
         return status
 
-    def _ended(self) -> None:
-        status = self._child(self._finish)
+    def _ended(self, *, verify: bool = True) -> None:
+        status = self._child(lambda: self._finish(verify=verify))
         if status != 0:
             self._heard = {"digest": None, "faults": [f"ended with {status}: {self._output.read_text()}"]}
 
-    def _finish(self) -> int:
+    def _finish(self, *, verify: bool) -> int:
         """Go on where it was, to its end, and look at everything."""
         self._know()
-        faults, digest = asyncio.run(self._audit())
+        faults, digest = asyncio.run(self._audit(verify=verify))
         self._tell(digest=digest, faults=faults + self._again())
         return 0
 
-    async def _audit(self) -> tuple[list[str], str]:
+    async def _audit(self, *, verify: bool = True) -> tuple[list[str], str]:
         faults = []
         config = read_config(self._config)
         async with pipeline.open_job(config) as job:
-            for way in self.world.scenario.resumed:
+            for way in (*self.world.scenario.resumed, *([Job.verify] if verify else [])):
                 ended = await way(job)
                 if isinstance(ended, Certificate) and ended.exit != 0:
                     faults.append(f"{way.__name__} ended with {ended}")
@@ -339,6 +358,7 @@ class Sweep:
         process = os.fork()
         if process == 0:
             status = 70
+            gc.disable()
             try:
                 to = os.open(self._output, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND, 0o600)
                 os.dup2(to, 1)
@@ -362,20 +382,41 @@ class Sweep:
 _LIMITS = {name: getattr(thresholds, name) for name in ("BULK", "BACKLOG", "BATCH")}
 
 
+def _tell_what_is_staged() -> None:
+    """Have the record say which pages were acknowledged, and when."""
+    append = SqlitePageLog.append
+
+    async def told(self: SqlitePageLog, *values: Any, **named: Any) -> int:
+        stamp = await append(self, *values, **named)
+        disk.mark(f"staged {stamp}")
+        return stamp
+
+    SqlitePageLog.append = told  # type: ignore[method-assign]
+
+
 def swept(order: Order) -> Iterator[Any]:
     """What the sweep has to say: its failpoints first, then its cases."""
     sweep = Sweep(order)
     sweep.prepare()
     points = sweep.points()
     yield sorted({one.failpoint for one in points})
-    if not order.trace:
-        for point in sweep.chosen(points):
-            yield sweep.crash(point)
+    for point in sweep.chosen(points):
+        yield sweep.crash(point)
+
+
+def told_to(descriptor: int) -> Callable[[Any], None]:
+    """Writes lines of JSON there; what else this process prints goes nowhere."""
+    out = os.fdopen(descriptor, "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def tell(line: Any) -> None:
+        out.write(msgspec.json.encode(line) + b"\n")
+        out.flush()
+
+    return tell
 
 
 if __name__ == "__main__":
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    tell = told_to(os.dup(1))
     for line in swept(msgspec.json.decode(sys.argv[1], type=Order)):
-        out.write(msgspec.json.encode(line) + b"\n")
-        out.flush()
+        tell(line)
