@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
+
 from ingest.types import Envelope
 from tests.upstream.server import Seen
+
+#: walks that begin anew in every run
+_FOR_NEWS = ("head", "since")
 
 
 class Asked(NamedTuple):
@@ -25,7 +30,8 @@ def asked_of(seen: Iterable[Seen]) -> list[Asked]:
 def known(staged: Iterable[tuple[int, Envelope]]) -> set[Asked]:
     """What need not be asked for, since it is staged: of walks that have not ended, and by id.
 
-    The top of a newest-first listing is asked for in every run, whatever is left undone below it.
+    The top of a newest-first listing, and what is new since then, is asked for in every run, whatever was
+    left undone by the one before: that is told by `unfinished`.
     """
     pages = [envelope for _, envelope in staged]
     ended = {envelope.walk.id for envelope in pages if envelope.next is None}
@@ -33,8 +39,14 @@ def known(staged: Iterable[tuple[int, Envelope]]) -> set[Asked]:
         Asked(envelope.request.method, envelope.request.path, tuple(sorted(envelope.request.query)))
         for envelope in pages
         if envelope.walk.kind == "by_id"
-        or (envelope.walk.id not in ended and not (envelope.walk.kind == "head" and _is_top(envelope)))
+        or (envelope.walk.id not in ended and not (envelope.walk.kind in _FOR_NEWS and _is_top(envelope)))
     }
+
+
+def unfinished(staged: Iterable[tuple[int, Envelope]]) -> set[str]:
+    """The cursors at which walks were broken off: what has to be asked for next."""
+    last = {envelope.walk.id: envelope.next for _, envelope in staged}
+    return {str(msgspec.json.decode(cursor)) for cursor in last.values() if cursor is not None}
 
 
 def asked_again(staged: Iterable[tuple[int, Envelope]], asked: Iterable[Asked]) -> list[Asked]:

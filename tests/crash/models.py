@@ -1,4 +1,4 @@
-"""A system as small as can be that still needs everything a run does: small, because it is crashed so often."""
+"""A system that is small, because it is crashed so often, and still needs everything a run does."""
 
 from __future__ import annotations
 

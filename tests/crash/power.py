@@ -2,9 +2,9 @@
 
     python -m tests.crash.power '{"scenario": …}'    under LD_PRELOAD of the shim
 
-What was written before the last sync of its file is there. Of what was written since, any sectors may be there
-and any not; names that were made, changed or removed since the folder was synced likewise. That is harsher
-than a journaling file system, which keeps the order of names.
+What was written before the last sync of its file is there. Of what was written since, any sectors may be
+there and any not; names that were made, changed or removed since the folder was synced likewise. That is
+harsher than a journaling file system, which keeps the order of names.
 
 Each image is opened, checked, and searched for the pages that were acknowledged; a sample is run to its end.
 """
@@ -190,11 +190,10 @@ class Cuts(Sweep):
         _, calls = self.trace()
         pick = random.Random(f"{self.order.scenario} power {self.order.seed}")
         count = self.order.count
-        # every call first, then any: images of one moment differ in what of it was written
-        moments = Counter(
-            [*range(1, min(count, len(calls)) + 1)]
-            + [pick.randint(1, len(calls)) for _ in range(count - len(calls))]
-        )
+        # every call, as far as there are images for it: those of one moment differ in what was written
+        numbers = range(1, len(calls) + 1)
+        moments = Counter(pick.sample(numbers, min(count, len(calls))))
+        moments.update(pick.choices(numbers, k=max(0, count - len(calls))))
         chosen = set(pick.sample(range(count), resumed))
         disk, number = Disk(self.world.case, self.begun), 0
         for at, call in enumerate(calls, 1):
@@ -248,7 +247,9 @@ def _numbers(file: Path, question: str, faults: list[str]) -> set[int]:
         said = connection.execute("PRAGMA integrity_check").fetchall()
         if said != [("ok",)]:
             faults.append(f"{file.name}: {said}")
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ingest_pages' OR name = 'page'").fetchone():
+        if not connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'ingest_pages' OR name = 'page'"
+        ).fetchone():
             return set()
         return {number for (number,) in connection.execute(question)}
 

@@ -104,6 +104,8 @@ static int tears(void) { return fault == TEAR && calls == number; }
             return call;                                                                                     \
         if (fails())                                                                                         \
             return -1;                                                                                       \
+        if (tears())                                                                                         \
+            die();                                                                                           \
         int n = calls;                                                                                       \
         int result = call;                                                                                   \
         if (result >= 0)                                                                                     \

@@ -15,13 +15,16 @@ from typing import Any
 
 _CONNECT = sqlite3.connect
 _WRITES = re.compile(
-    r"\s*(?P<verb>INSERT INTO|UPDATE|DELETE FROM|ALTER TABLE|CREATE TABLE|CREATE (?:UNIQUE )?INDEX|DROP TABLE|"
-    r"DROP INDEX)\s+(?:IF (?:NOT )?EXISTS\s+)?(?P<table>[\"\w.]+)(?:\s+SET\s+(?P<column>[\"\w]+))?",
+    r"\s*(?P<verb>INSERT INTO|UPDATE|DELETE FROM|ALTER TABLE|CREATE TABLE|CREATE (?:UNIQUE )?INDEX|"
+    r"DROP TABLE|DROP INDEX)\s+(?:IF (?:NOT )?EXISTS\s+)?(?P<table>[\"\w.]+)"
+    r"(?:\s+SET\s+(?P<column>[\"\w]+))?",
     re.IGNORECASE,
 )
 _INDEXED = re.compile(r"\sON\s+(?P<table>[\"\w]+)", re.IGNORECASE)
 _TEMPORARY = re.compile(r"\s*CREATE TEMP\w* (?:TABLE|VIEW)\s+(?P<table>[\"\w.]+)", re.IGNORECASE)
-_BOUND = re.compile(r"\s*(?P<verb>COMMIT|ROLLBACK TO|ROLLBACK|SAVEPOINT|RELEASE|BEGIN IMMEDIATE)", re.IGNORECASE)
+_BOUND = re.compile(
+    r"\s*(?P<verb>COMMIT|ROLLBACK TO|ROLLBACK|SAVEPOINT|RELEASE|BEGIN IMMEDIATE)", re.IGNORECASE
+)
 _JOURNAL = re.compile(r"\s*PRAGMA (?P<what>journal_mode)\s*=", re.IGNORECASE)
 #: tables of the ledger whose columns tell what is going on
 _TELLING = ("ingest_lock", "ingest_logs", "ingest_runs")

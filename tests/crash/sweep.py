@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import hashlib
 import io
 import json
 import os
@@ -24,7 +25,6 @@ import signal
 import sqlite3
 import sys
 import threading
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -42,22 +42,25 @@ import ingest.log
 from ingest import pipeline
 from ingest.catalog import read_catalog
 from ingest.cli.main import main
-from ingest.config import import_package, models_of, read_config
+from ingest.config import import_package, read_config
 from ingest.engines import engine_for
+from ingest.fetch import fetcher
 from ingest.mirror import attach
 from ingest.pipeline import Job
 from ingest.pipeline import limits as thresholds
 from ingest.report import Certificate
 from ingest.staging import SqlitePageLog
 from tests.crash import disk, inline, statements
-from tests.crash.asking import known
+from tests.crash.asking import known, unfinished
 from tests.crash.disk import Fault
 from tests.crash.world import SCENARIOS, SYNC, Step, World
 
 WARM = (alembic.command, anyio._backends._asyncio, ingest.cli.render, ingest.log, sqlalchemy.dialects.sqlite)
+#: ways to be killed by a call to the disk
+KILLS = (Fault.KILL, Fault.KILL_AFTER, Fault.TEAR)
 #: a case in so many is crashed a second time
 TWICE = 3
-#: and at the end of one in so many, every row is verified: where the digest is right, that is about the ledger
+#: and at the end of one in so many every row is verified, which is about the ledger where the digest is right
 VERIFIED = 3
 
 
@@ -77,6 +80,7 @@ class Point(NamedTuple):
 class Case(msgspec.Struct, kw_only=True):
     """What became of one case."""
 
+    scenario: str
     failpoint: str
     occurrence: int
     fault: str
@@ -93,6 +97,11 @@ class Case(msgspec.Struct, kw_only=True):
     #: what is wrong with it
     faults: list[str] = []
 
+    @property
+    def certified(self) -> bool:
+        """Whether it came to its end."""
+        return self.status in SCENARIOS[self.scenario].exits
+
 
 class Order(msgspec.Struct, kw_only=True):
     """What a sweep is asked to do."""
@@ -101,8 +110,11 @@ class Order(msgspec.Struct, kw_only=True):
     folder: str
     count: int
     seed: int = 0
-    #: only crashes of these kinds; all when empty
-    faults: list[str] = []
+    #: only crashes of this kind, and at this failpoint
+    fault: str | None = None
+    failpoint: str | None = None
+    #: each case is killed so many times, at random
+    kills: int = 0
     #: every failpoint with every fault at least once, even if that makes more cases
     every: bool = True
 
@@ -131,6 +143,8 @@ class Sweep:
         inline.install()
         statements.watch(self._statement)
         _tell_what_is_staged()
+        # a handful of pages is worth a snapshot here
+        fetcher.SNAPSHOT_PAGES = 4
         self.world.connect()
         self._remember()
         scenario = self.world.scenario
@@ -201,7 +215,7 @@ class Sweep:
             return status
 
         status = self._child(run)
-        assert status == 0, self._output.read_text()
+        assert status in self.world.scenario.exits, self._output.read_text()
         self._ended()
         self.wanted = self._heard["digest"]
         assert not self._heard["faults"], self._heard
@@ -230,7 +244,11 @@ class Sweep:
     def chosen(self, points: list[Point]) -> list[Point]:
         """So many of them, and every failpoint with every fault once."""
         self._pick.shuffle(points)
-        points = [one for one in points if not self.order.faults or one.fault.name in self.order.faults]
+        points = [
+            one
+            for one in points
+            if self.order.fault in (None, one.fault.name) and self.order.failpoint in (None, one.failpoint)
+        ]
         if not self.order.every:
             return points[: self.order.count]
         firsts = {(one.failpoint, one.fault): one for one in points}
@@ -246,6 +264,7 @@ class Sweep:
         status = self._child(lambda: self._crashed(point))
         heard = self._heard
         case = Case(
+            scenario=self.order.scenario,
             failpoint=point.failpoint,
             occurrence=point.occurrence,
             fault=point.fault.name,
@@ -257,10 +276,33 @@ class Sweep:
             faults=heard.get("faults", []),
         )
         if again:
-            second = Point("", 0, self._pick.choice([Fault.KILL, Fault.KILL_AFTER, Fault.TEAR]), at, above=False)
+            second = Point("", 0, self._pick.choice(KILLS), at, above=False)
             self._child(lambda: self._crashed(second))
             case.faults += self._heard.get("faults", [])
         self._ended(verify=case.verified)
+        case.faults += self._heard["faults"]
+        if self._heard["digest"] != self.wanted:
+            case.faults.append("another digest")
+        return case
+
+    def kill_often(self) -> Case:
+        """One run, killed again and again wherever it has got to."""
+        self.world.reset()
+        case = Case(
+            scenario=self.order.scenario,
+            failpoint="any call",
+            occurrence=0,
+            fault="KILL",
+            status=-signal.SIGKILL,
+        )
+        for _ in range(self.order.kills):
+            # a part of the way, so that there is something left to be killed in
+            at = self._pick.randint(1, self._calls // self.order.kills)
+            point = Point("", 0, self._pick.choice(KILLS), at, above=False)
+            if self._child(lambda point=point: self._crashed(point)) == -signal.SIGKILL:
+                case.occurrence += 1
+            case.faults += self._heard.get("faults", [])
+        self._ended()
         case.faults += self._heard["faults"]
         if self._heard["digest"] != self.wanted:
             case.faults.append("another digest")
@@ -288,6 +330,8 @@ class Sweep:
         """Go on where it was, to its end, and look at everything."""
         self._know()
         faults, digest = asyncio.run(self._audit(verify=verify))
+        asked = {value for seen in self.world.up.requests for name, value in seen.query if name == "cursor"}
+        faults += [f"not gone on from {cursor}" for cursor in self._unfinished - asked]
         self._tell(digest=digest, faults=faults + self._again())
         return 0
 
@@ -297,10 +341,13 @@ class Sweep:
         async with pipeline.open_job(config) as job:
             for way in (*self.world.scenario.resumed, *([Job.verify] if verify else [])):
                 ended = await way(job)
-                if isinstance(ended, Certificate) and ended.exit != 0:
+                if isinstance(ended, Certificate) and ended.exit not in self.world.scenario.exits:
                     faults.append(f"{way.__name__} ended with {ended}")
             digest = await job.digest()
-        with closing(sqlite3.connect(config.log_path)) as log, closing(sqlite3.connect(self._mirror)) as mirror:
+        with (
+            closing(sqlite3.connect(config.log_path)) as log,
+            closing(sqlite3.connect(self._mirror)) as mirror,
+        ):
             (pages,) = log.execute("SELECT count(*) FROM page").fetchone()
             marks = mirror.execute(
                 "SELECT count(*), count(DISTINCT stamp) FROM ingest_pages WHERE state = 'loaded'"
@@ -309,6 +356,7 @@ class Sweep:
                 "SELECT sum(pages), sum(records), sum(written + kept + rejected) FROM ingest_loads"
             ).fetchone()
             left = mirror.execute("SELECT holder, window FROM ingest_lock").fetchone()
+            made = mirror.execute("SELECT type, name, sql FROM sqlite_master ORDER BY 1, 2").fetchall()
             for name, one in (("page log", log), ("database", mirror)):
                 said = one.execute("PRAGMA integrity_check").fetchall()
                 faults += [] if said == [("ok",)] else [f"{name}: {said}"]
@@ -316,7 +364,8 @@ class Sweep:
             faults.append(f"{pages} pages, marked {marks}, counted {sums}")
         if left != (None, None):
             faults.append(f"left behind: {left}")
-        return faults, digest
+        # an index that did not come back is none of the digest's
+        return faults, f"{digest} {hashlib.sha256(repr(made).encode()).hexdigest()}"
 
     @property
     def _mirror(self) -> Path:
@@ -324,7 +373,12 @@ class Sweep:
 
     def _know(self) -> None:
         """What is staged need not be asked for."""
-        self.world.staged = frozenset(known(asyncio.run(self._staged())))
+        staged = asyncio.run(self._staged())
+        wanted = self.world.scenario.wanted_again
+        self.world.staged = frozenset(
+            one for one in known(staged) if wanted is None or not one.path.startswith(wanted)
+        )
+        self._unfinished = unfinished(staged)
 
     async def _staged(self) -> list[tuple[int, Any]]:
         path = Path(f"{self._mirror}.pages")
@@ -363,8 +417,12 @@ class Sweep:
                 to = os.open(self._output, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND, 0o600)
                 os.dup2(to, 1)
                 os.dup2(to, 2)
-                sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0, closefd=False), "utf-8", write_through=True)
-                sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", 0, closefd=False), "utf-8", write_through=True)
+                sys.stdout = io.TextIOWrapper(
+                    os.fdopen(1, "wb", 0, closefd=False), "utf-8", write_through=True
+                )
+                sys.stderr = io.TextIOWrapper(
+                    os.fdopen(2, "wb", 0, closefd=False), "utf-8", write_through=True
+                )
                 status = work()
             except BaseException:
                 disk.disarm()
@@ -400,8 +458,10 @@ def swept(order: Order) -> Iterator[Any]:
     sweep.prepare()
     points = sweep.points()
     yield sorted({one.failpoint for one in points})
-    for point in sweep.chosen(points):
-        yield sweep.crash(point)
+    if order.kills:
+        yield from (sweep.kill_often() for _ in range(order.count))
+    else:
+        yield from (sweep.crash(point) for point in sweep.chosen(points))
 
 
 def told_to(descriptor: int) -> Callable[[Any], None]:

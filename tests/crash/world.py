@@ -22,12 +22,13 @@ from ingest.pipeline import Job
 from tests.crash import models
 from tests.crash.asking import Asked
 from tests.integration.jobs import Setup
-from tests.upstream import Truth, Upstream, generate
+from tests.upstream import Dialect, Truth, Upstream, generate
 from tests.upstream.wire import Request
 
 BASE_URL = "http://api.test"
 #: thresholds under which a handful of pages opens an integrity window
 BULK = {"BULK": 8, "BATCH": 6, "BACKLOG": 20}
+_BATCHES = {"BULK": 40, "BATCH": 20, "BACKLOG": 80}
 _MODELS = Path(models.__file__).read_text()
 _CURSOR = {"kind": "cursor", "next": "meta.next", "limit": 3}
 _STREAMS: dict[str, Any] = {
@@ -78,9 +79,15 @@ class Scenario:
     cut: tuple[str, int] | None = None
     #: what changes upstream in between
     changes: Callable[[Truth], None] = lambda truth: None
-    #: models.py, and the migrations, as they were
+    #: models.py as it was
     earlier: Callable[[str], str] = lambda text: text
+    #: and as they are from then on
+    release: Callable[[str], str] = lambda text: text
     migrated: bool = False
+    #: statuses of a run that comes to its end: 3 where the run that meets a record is told of it
+    exits: frozenset[int] = frozenset({0})
+    #: what every run asks for again: a parent whose record was rejected is still missing
+    wanted_again: str | None = None
     #: how it goes on after a crash
     resumed: tuple[Way, ...] = (Job.sync,)
     rooms: int = 3
@@ -88,7 +95,7 @@ class Scenario:
 
 def _grow(truth: Truth) -> None:
     """New messages by known and unknown people, in a known room and a new one; edits, a delete."""
-    first, second, *_ = sorted(row["id"] for row in truth.rows("rooms"))
+    first, second, third, *_ = sorted(row["id"] for row in truth.rows("rooms"))
     old = sorted(row["id"] for row in truth.rows("messages"))
     truth.upsert("rooms", {"id": 5, "title": "new", "updated_at": _LATER})
     people = sorted(row["id"] for row in truth.rows("users"))
@@ -99,13 +106,20 @@ def _grow(truth: Truth) -> None:
         )
     for number, sender in enumerate([1, people[0], 2, people[1], 1], 1):
         at = _LATER + timedelta(minutes=number)
-        message = {"id": 10**6 + number, "room_id": (first, 5)[number % 2], "sender_id": sender, "text": "new"}
+        message = {
+            "id": 10**6 + number,
+            "room_id": (first, 5)[number % 2],
+            "sender_id": sender,
+            "text": "new",
+        }
         answers = {"reply_to_id": old[number]} if number < 3 else {}
         truth.upsert("messages", {**message, **answers, "created_at": at, "updated_at": at})
     truth.upsert("files", {"id": 10**6, "message_id": 10**6 + 1, "name": "new"})
     newest = max((row for row in truth.rows("messages") if row["room_id"] == second), key=_created)
     truth.upsert("messages", {"id": newest["id"], "text": "edited", "updated_at": _LATER})
-    for key in (first, second):
+    gone = max((row for row in truth.rows("messages") if row["room_id"] == third), key=_created)
+    truth.upsert("messages", {"id": gone["id"], "deleted_at": _LATER, "updated_at": _LATER})
+    for key in (first, second, third):
         truth.upsert("rooms", {"id": key, "updated_at": _LATER})
 
 
@@ -142,6 +156,9 @@ SCENARIOS: dict[str, Scenario] = {
         crashed=Step(command=("dead-letters", "retry")),
         resumed=(Job.retry_dead_letters, Job.sync),
     ),
+    "rejection": Scenario(
+        release=_without_guests, crashed=SYNC, exits=frozenset({0, 3}), wanted_again="/users/"
+    ),
     "migration": Scenario(
         before=(SYNC,),
         earlier=_without_topics,
@@ -150,7 +167,9 @@ SCENARIOS: dict[str, Scenario] = {
         resumed=(Job.migrate, Job.sync),
     ),
     # long: for power cuts, and for a run that is killed again and again
-    "long": Scenario(crashed=Step(command=("sync",), limits={"BULK": 40, "BATCH": 20, "BACKLOG": 80}), rooms=12),
+    "long": Scenario(
+        crashed=Step(command=("sync",), limits={"BULK": 40, "BATCH": 20, "BACKLOG": 80}), rooms=12
+    ),
 }
 
 
@@ -169,10 +188,10 @@ class World:
                 "    message_count:",
                 "    topic: Mapped[str | None] = mapped_column(Text, info=ignore())\n    message_count:",
             )
-        self._now = text
+        self._now = scenario.release(text)
         url = f"sqlite:///{self.case / 'mirror.db'}"
         self.setup = Setup(folder, _STREAMS, models=scenario.earlier(text), url=url)
-        self.up = Upstream(self.setup.source, self.truth)
+        self.up = Upstream(self.setup.source, self.truth, dialect=Dialect(extras={"mood": "good"}))
         self.up.site.origin = BASE_URL
         self.setup.configure(BASE_URL, fetch={"concurrency": 2})
         #: asked for in vain: it was staged
