@@ -278,7 +278,6 @@ class Sweep:
         if again:
             second = Point("", 0, self._pick.choice(KILLS), at, above=False)
             self._child(lambda: self._crashed(second))
-            case.faults += self._heard.get("faults", [])
         self._ended(verify=case.verified)
         case.faults += self._heard["faults"]
         if self._heard["digest"] != self.wanted:
@@ -295,13 +294,12 @@ class Sweep:
             fault="KILL",
             status=-signal.SIGKILL,
         )
-        for _ in range(self.order.kills):
+        while case.status == -signal.SIGKILL and case.occurrence < self.order.kills:
             # a part of the way, so that there is something left to be killed in
-            at = self._pick.randint(1, self._calls // self.order.kills)
+            at = self._pick.randint(1, self._calls // 3)
             point = Point("", 0, self._pick.choice(KILLS), at, above=False)
-            if self._child(lambda point=point: self._crashed(point)) == -signal.SIGKILL:
-                case.occurrence += 1
-            case.faults += self._heard.get("faults", [])
+            case.status = self._child(lambda point=point: self._crashed(point))
+            case.occurrence += case.status == -signal.SIGKILL
         self._ended()
         case.faults += self._heard["faults"]
         if self._heard["digest"] != self.wanted:
@@ -318,7 +316,7 @@ class Sweep:
             disk.arm(self.world.case, point.fault, point.number)
         status = self._run(self.world.scenario.crashed)
         disk.disarm()
-        self._tell(failed=disk.failed(), faults=self._again())
+        self._tell(failed=disk.failed())
         return status
 
     def _ended(self, *, verify: bool = True) -> None:
@@ -391,7 +389,8 @@ class Sweep:
             await log.close()
 
     def _again(self) -> list[str]:
-        return [f"asked for again: {one}" for one in self.world.again]
+        again = self.world.again
+        return [f"asked for again: {one}" for one in again.read_text().splitlines()] if again.exists() else []
 
     def _run(self, step: Step) -> int:
         for name, value in {**_LIMITS, **step.limits}.items():

@@ -32,7 +32,7 @@ CASES = {
     "dead letters": (240, 1000),
     "migration": (200, 800),
 }
-#: kills in one long backfill
+#: kills in one long backfill, at most
 KILLS = 10
 #: seconds that one case may take on a busy machine
 PATIENCE = 3.0
@@ -130,12 +130,15 @@ def _writes(failpoint: str, table: str) -> bool:
     return any(failpoint.startswith(f"mirror.db: {verb} {table}") for verb in ("INSERT INTO", "UPDATE"))
 
 
-def _kill_often(shim: Path, folder: Path, backfills: int, capsys: pytest.CaptureFixture[str]) -> None:
+def _kill_often(shim: Path, folder: Path, wanted: int, capsys: pytest.CaptureFixture[str]) -> None:
+    # some come to their end before
+    backfills = wanted // KILLS + wanted // (10 * KILLS)
     order = Order(scenario="long", folder=str(folder), count=backfills, kills=KILLS)
     _, cases = swept(shim, order)
     assert [line for case in cases for line in case.faults] == []
     kills = sum(case.occurrence for case in cases)
-    assert (len(cases), kills) == (backfills, backfills * KILLS)
+    assert len(cases) == backfills
+    assert kills >= wanted
     with capsys.disabled():
         print(f"\n{kills} kills in {backfills} backfills")
 
@@ -144,14 +147,14 @@ def _kill_often(shim: Path, folder: Path, backfills: int, capsys: pytest.Capture
 def test_a_long_backfill_that_is_killed_again_and_again_comes_to_the_same(
     shim: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _kill_often(shim, folder, 100 // KILLS, capsys)
+    _kill_often(shim, folder, 100, capsys)
 
 
 @pytest.mark.nightly
 def test_a_thousand_kills_in_long_backfills_are_survived(
     shim: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _kill_often(shim, folder, 1000 // KILLS, capsys)
+    _kill_often(shim, folder, 1000, capsys)
 
 
 @pytest.mark.parametrize("file", ["mirror.db", "mirror.db.pages"])

@@ -91,6 +91,8 @@ class Scenario:
     #: how it goes on after a crash
     resumed: tuple[Way, ...] = (Job.sync,)
     rooms: int = 3
+    #: a room's messages, on the average
+    messages: int = 5
 
 
 def _grow(truth: Truth) -> None:
@@ -167,9 +169,7 @@ SCENARIOS: dict[str, Scenario] = {
         resumed=(Job.migrate, Job.sync),
     ),
     # long: for power cuts, and for a run that is killed again and again
-    "long": Scenario(
-        crashed=Step(command=("sync",), limits={"BULK": 40, "BATCH": 20, "BACKLOG": 80}), rooms=12
-    ),
+    "long": Scenario(crashed=Step(command=("sync",), limits=_BATCHES), rooms=5, messages=14),
 }
 
 
@@ -180,7 +180,12 @@ class World:
         self.scenario = scenario
         #: what is written durably stands in here, and nothing else
         self.case, self.prepared = folder / "case", folder / "prepared"
-        rows = {"users": 5, "rooms": scenario.rooms, "messages": 5 * scenario.rooms, "files": 4}
+        rows = {
+            "users": 5,
+            "rooms": scenario.rooms,
+            "messages": scenario.messages * scenario.rooms,
+            "files": 4,
+        }
         self.truth = generate(models.Base, seed=seed, rows=rows)
         text = _MODELS
         if scenario.migrated:
@@ -194,8 +199,8 @@ class World:
         self.up = Upstream(self.setup.source, self.truth, dialect=Dialect(extras={"mood": "good"}))
         self.up.site.origin = BASE_URL
         self.setup.configure(BASE_URL, fetch={"concurrency": 2})
-        #: asked for in vain: it was staged
-        self.again: list[Asked] = []
+        #: takes what was asked for in vain, since it was staged: who asked may be killed before it tells
+        self.again = folder / "again"
         self.staged: frozenset[Asked] = frozenset()
 
     def release(self) -> None:
@@ -224,6 +229,7 @@ class World:
 
     def reset(self) -> None:
         """Begin a case: everything as it was prepared."""
+        self.again.unlink(missing_ok=True)
         shutil.rmtree(self.case, ignore_errors=True)
         shutil.copytree(self.prepared, self.case)
 
@@ -242,7 +248,8 @@ class World:
         )
         key = Asked(asked.method, asked.path, tuple(sorted(asked.query)))
         if key in self.staged:
-            self.again.append(key)
+            with self.again.open("a") as file:
+                print(key, file=file)
         said = self.up._answer(asked)
         return httpx.Response(said.status, headers=list(said.headers), stream=httpx.ByteStream(said.body))
 
