@@ -20,7 +20,14 @@ IngestError
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
+
+_DISK_HINTS: Final = {
+    errno.ENOSPC: "make room and run again: every staged page is kept",
+    errno.EDQUOT: "make room and run again: every staged page is kept",
+    errno.EIO: "check the disk, then run again: every staged page is kept",
+}
 
 
 class IngestError(Exception):
@@ -122,3 +129,8 @@ class NotProven(Stop):
     """The foreign keys, pointers or counters could not be proven."""
 
     exit_status = 4
+
+
+def hint_of(error: OSError, otherwise: str) -> str:
+    """What to do about a file that cannot be used: where the disk is at fault, the rest may be well."""
+    return _DISK_HINTS.get(error.errno or 0, otherwise)

@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 from ingest.engines.base import PutOff
 from ingest.engines.conflict import OnConflict
 from ingest.engines.connected import Connected
-from ingest.errors import Stop
+from ingest.errors import Stop, hint_of
 from ingest.form import RAW
 
 #: milliseconds a statement waits for another writer
@@ -73,7 +73,9 @@ class SqliteEngine(OnConflict, Connected):
             os.close(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise Stop(
-                f"cannot be opened: {error.strerror}", where=self.place, hint="check database.url"
+                f"cannot be opened: {error.strerror}",
+                where=self.place,
+                hint=hint_of(error, "check database.url"),
             ) from error
 
     @asynccontextmanager
@@ -240,6 +242,8 @@ def _affinity(type_: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
 def _hint(message: str) -> str:
     if "full" in message:
         return "make room on the disk, then run `ingest sync` again: it goes on from here"
+    if "disk I/O" in message:
+        return "check the disk, then run `ingest sync` again: it goes on from here"
     if "not a database" in message or "malformed" in message:
         return "restore it from a backup, or move it away and run `ingest replay --rebuild`"
     if "locked" in message:

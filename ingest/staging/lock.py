@@ -8,7 +8,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from ingest.errors import StagingConflict, Stop
+from ingest.errors import StagingConflict, Stop, hint_of
 
 
 class WriterLock:
@@ -32,7 +32,7 @@ class WriterLock:
             raise Stop(
                 f"the lock cannot be opened ({error.strerror})",
                 where=str(file),
-                hint="check the rights on its folder",
+                hint=hint_of(error, "check the rights on its folder"),
             ) from error
         try:
             _lock(descriptor, log)

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import aiosqlite
 
-from ingest.errors import Stop, UsageError
+from ingest.errors import Stop, UsageError, hint_of
 from ingest.staging.connection import connect, run
 from ingest.staging.entries import Entry, place_of, spoken
 from ingest.staging.faults import DAMAGED_HINT, explained
@@ -234,7 +234,9 @@ def _prepare_file(path: Path, resources: AsyncExitStack, *, readonly: bool) -> N
         inspect(path)
     except OSError as error:
         raise Stop(
-            f"the page log cannot be opened ({error.strerror})", where=str(error.filename or path)
+            f"the page log cannot be opened ({error.strerror})",
+            where=str(error.filename or path),
+            hint=hint_of(error, "check the rights on the file and its folder"),
         ) from error
 
 

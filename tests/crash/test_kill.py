@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -23,6 +23,7 @@ from ingest.report import Status
 from ingest.staging import SqlitePageLog
 from ingest.types import Envelope
 from tests.crash import child
+from tests.crash.asking import Asked, asked_again, asked_of
 from tests.integration.jobs import Setup
 from tests.upstream import Truth, Upstream, example, generate
 from tests.upstream.faults import silence
@@ -57,14 +58,6 @@ CHILDREN.set_forkserver_preload(
         "sqlalchemy.dialects.sqlite.aiosqlite",
     ]
 )
-
-
-class Asked(NamedTuple):
-    """What makes two requests the same."""
-
-    method: str
-    path: str
-    query: tuple[tuple[str, str], ...]
 
 
 class Victim:
@@ -110,8 +103,7 @@ class Victim:
 
     def asked(self, before: int) -> list[Asked]:
         """What was asked for since there were so many requests."""
-        seen = self.up.requests[before:]
-        return [Asked(one.method, one.path, tuple(sorted(one.query))) for one in seen]
+        return asked_of(self.up.requests[before:])
 
     async def staged(self) -> list[tuple[int, Envelope]]:
         """Every page in the log."""
@@ -171,25 +163,6 @@ async def undisturbed(folder: Path, truth: Truth) -> str:
     async with served(folder, truth) as victim:
         assert await victim.run("sync") == 0, victim.output.read_text()
         return await victim.digest()
-
-
-def asked_again(staged: list[tuple[int, Envelope]], asked: list[Asked]) -> list[Asked]:
-    """What was asked for though it was staged: within walks that had not ended, and by id.
-
-    The top of a newest-first listing is asked for in every run, whatever is left undone below it.
-    """
-    ended = {envelope.walk.id for _, envelope in staged if envelope.next is None}
-    known = {
-        Asked(envelope.request.method, envelope.request.path, tuple(sorted(envelope.request.query)))
-        for _, envelope in staged
-        if envelope.walk.kind == "by_id"
-        or (envelope.walk.id not in ended and not (envelope.walk.kind == "head" and _is_top(envelope)))
-    }
-    return [one for one in asked if one in known]
-
-
-def _is_top(envelope: Envelope) -> bool:
-    return not any(name == "cursor" for name, _ in envelope.request.query)
 
 
 def assert_accounted(victim: Victim, known: Status, pages: int) -> None:

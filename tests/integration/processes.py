@@ -16,7 +16,7 @@ from ingest.report import Status
 from ingest.staging import SqlitePageLog
 from ingest.types import Envelope
 from tests.crash import child
-from tests.crash.test_kill import Asked
+from tests.crash.asking import Asked, asked_of
 from tests.integration.jobs import Setup
 from tests.upstream import Upstream
 
@@ -107,7 +107,7 @@ async def ran(setup: Setup, *arguments: str, moment: str | None = None, **limits
 
 def asked_since(up: Upstream, before: int) -> list[Asked]:
     """What was asked for since there were so many requests."""
-    return [Asked(seen.method, seen.path, tuple(sorted(seen.query))) for seen in up.requests[before:]]
+    return asked_of(up.requests[before:])
 
 
 async def staged(setup: Setup) -> list[tuple[int, Envelope]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.crash.test_kill import asked_again
+from tests.crash.asking import asked_again
 from tests.databases import TestDatabase, on_servers
 from tests.integration import processes
 from tests.integration.jobs import Setup, forget

@@ -23,7 +23,7 @@ from ingest.engines import postgresql as engine
 from ingest.errors import Stop
 from ingest.pipeline import limits, open_job
 from ingest.report import Certificate, Observer, unobserved
-from tests.crash.test_kill import asked_again
+from tests.crash.asking import asked_again
 from tests.databases import TestDatabase
 from tests.integration import processes
 from tests.integration.jobs import Clock, Setup, client, forget

@@ -13,7 +13,7 @@ import pytest
 from ingest.errors import IngestError
 from ingest.pipeline import limits, open_job
 from ingest.report import Certificate, Observer
-from tests.crash.test_kill import asked_again
+from tests.crash.asking import asked_again
 from tests.databases import (
     ON_SERVERS,
     KeptServer,

@@ -20,7 +20,7 @@ from ingest.errors import LockHeld, Stop
 from ingest.ledger import LOCK
 from ingest.pipeline import open_job
 from tests.crash import child
-from tests.crash.test_kill import asked_again
+from tests.crash.asking import asked_again
 from tests.databases import TestDatabase, on_every_kind, on_every_server, on_servers
 from tests.integration import processes
 from tests.integration.jobs import Clock, Setup, client, forget
