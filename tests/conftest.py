@@ -13,6 +13,8 @@ import pytest
 
 pytest_plugins = ("tests.databases",)
 
+#: the property of a test under which it says what it has counted
+_COUNTED = "counted"
 #: the only hosts a test may reach
 HERE = ("127.0.0.1", "::1", "localhost")
 #: what would send a test's requests elsewhere, or change how output looks
@@ -57,6 +59,24 @@ def imports_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         if any(str(place).startswith(str(tmp_path)) for place in places):
             del sys.modules[name]
     sys.modules.update(before)
+
+
+@pytest.fixture
+def count_told(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says what a sweep has counted: it stands at the end of the run, whichever process it ran in."""
+    return lambda text: record_property(_COUNTED, text)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    told = [
+        str(text)
+        for report in terminalreporter.getreports("passed")
+        for name, text in report.user_properties
+        if name == _COUNTED
+    ]
+    if told:
+        terminalreporter.section("counted")
+        terminalreporter.write_line("\n".join(sorted(told)))
 
 
 def _guarded(connect: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.crash.disk import needs_a_shim
 from tests.crash.power import Image, PowerOrder
-from tests.crash.test_sweep import PATIENCE, ROOT
+from tests.crash.test_sweep import PATIENCE, ROOT, Told
 
 pytestmark = needs_a_shim
 
@@ -39,7 +39,7 @@ def images(shim: Path, order: PowerOrder) -> list[Image]:
     return [msgspec.json.decode(line, type=Image) for line in said.stdout.splitlines()]
 
 
-def _cut(shim: Path, folder: Path, scenario: str, count: int, resumed: int) -> None:
+def _cut(shim: Path, folder: Path, scenario: str, count: int, resumed: int, count_told: Told) -> None:
     made = images(shim, PowerOrder(scenario=scenario, folder=str(folder), count=count, resumed=resumed))
     wrong = [f"{one.last}, call {one.calls}: {fault}" for one in made for fault in one.faults]
     assert wrong == [], "\n".join(wrong[:10])
@@ -48,22 +48,23 @@ def _cut(shim: Path, folder: Path, scenario: str, count: int, resumed: int) -> N
     assert sum(one.in_doubt for one in made) > count * 0.9
     if scenario != "rebuild":
         assert sum(one.acknowledged > 0 for one in made) > count // 4
+    count_told(f"{scenario}: {count} images of a power cut, {resumed} of them run to their end")
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("scenario", RUNS)
 def test_when_the_power_goes_at_any_moment_no_acknowledged_page_is_lost(
-    shim: Path, folder: Path, scenario: str
+    shim: Path, folder: Path, scenario: str, count_told: Told
 ) -> None:
-    _cut(shim, folder, scenario, IMAGES, RESUMED)
+    _cut(shim, folder, scenario, IMAGES, RESUMED, count_told)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("scenario", RUNS)
 def test_when_the_power_goes_a_hundred_thousand_times_no_acknowledged_page_is_lost(
-    shim: Path, folder: Path, scenario: str
+    shim: Path, folder: Path, scenario: str, count_told: Told
 ) -> None:
-    _cut(shim, folder, scenario, MANY_IMAGES, MANY_RESUMED)
+    _cut(shim, folder, scenario, MANY_IMAGES, MANY_RESUMED, count_told)
 
 
 def test_there_are_as_many_images_as_promised() -> None:
@@ -71,5 +72,7 @@ def test_there_are_as_many_images_as_promised() -> None:
     assert MANY_IMAGES * len(RUNS) >= 100_000
 
 
-def test_when_the_power_goes_in_a_first_run_it_begins_where_it_was(shim: Path, folder: Path) -> None:
-    _cut(shim, folder, "backfill", 60, 4)
+def test_when_the_power_goes_in_a_first_run_it_begins_where_it_was(
+    shim: Path, folder: Path, count_told: Told
+) -> None:
+    _cut(shim, folder, "backfill", 60, 4, count_told)

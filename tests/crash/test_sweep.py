@@ -11,7 +11,9 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import pytest
@@ -38,6 +40,8 @@ KILLS = 10
 PATIENCE = 3.0
 
 pytestmark = needs_a_shim
+
+Told: TypeAlias = Callable[[str], None]
 
 
 def swept(shim: Path, order: Order) -> tuple[list[str], list[Case]]:
@@ -72,7 +76,7 @@ def complaints(case: Case) -> list[str]:
     return [f"{case.failpoint} ({case.occurrence}), {case.fault}: {one}\n{case.said}" for one in found]
 
 
-def _crash(shim: Path, folder: Path, scenario: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
+def _crash(shim: Path, folder: Path, scenario: str, count: int, count_told: Told) -> None:
     failpoints, cases = swept(shim, Order(scenario=scenario, folder=str(folder), count=count))
     wrong = [line for case in cases for line in complaints(case)]
     assert wrong == [], "\n".join(wrong[:10])
@@ -80,28 +84,26 @@ def _crash(shim: Path, folder: Path, scenario: str, count: int, capsys: pytest.C
     assert set(failpoints) <= set(reached), sorted(set(failpoints) - set(reached))
     assert len({(case.failpoint, case.occurrence, case.fault) for case in cases}) == len(cases) >= count
     assert sum(case.twice for case in cases) > count // 5
-    with capsys.disabled():
-        faults = Counter(case.fault for case in cases)
-        told = ", ".join(f"{count} {name}" for name, count in sorted(faults.items()))
-        print(f"\n{scenario}: {len(cases)} crash points ({told}) at {len(reached)} failpoints")
-        for name, many in sorted(reached.items()):
-            print(f"  {many:4d} {name}")
+    faults = Counter(case.fault for case in cases)
+    told = ", ".join(f"{count} {name}" for name, count in sorted(faults.items()))
+    lines = [f"{scenario}: {len(cases)} crash points ({told}) at {len(reached)} failpoints"]
+    count_told("\n".join([*lines, *(f"  {many:4d} {name}" for name, many in sorted(reached.items()))]))
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("scenario", CASES)
 def test_crashed_at_any_durable_write_it_goes_on_and_comes_to_the_same(
-    shim: Path, folder: Path, scenario: str, capsys: pytest.CaptureFixture[str]
+    shim: Path, folder: Path, scenario: str, count_told: Told
 ) -> None:
-    _crash(shim, folder, scenario, CASES[scenario][0], capsys)
+    _crash(shim, folder, scenario, CASES[scenario][0], count_told)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("scenario", CASES)
 def test_crashed_at_ten_thousand_points_it_goes_on_and_comes_to_the_same(
-    shim: Path, folder: Path, scenario: str, capsys: pytest.CaptureFixture[str]
+    shim: Path, folder: Path, scenario: str, count_told: Told
 ) -> None:
-    _crash(shim, folder, scenario, CASES[scenario][1], capsys)
+    _crash(shim, folder, scenario, CASES[scenario][1], count_told)
 
 
 def test_there_are_as_many_crash_points_as_promised() -> None:
@@ -130,7 +132,7 @@ def _writes(failpoint: str, table: str) -> bool:
     return any(failpoint.startswith(f"mirror.db: {verb} {table}") for verb in ("INSERT INTO", "UPDATE"))
 
 
-def _kill_often(shim: Path, folder: Path, wanted: int, capsys: pytest.CaptureFixture[str]) -> None:
+def _kill_often(shim: Path, folder: Path, wanted: int, count_told: Told) -> None:
     # some come to their end before
     backfills = wanted // KILLS + wanted // (10 * KILLS)
     order = Order(scenario="long", folder=str(folder), count=backfills, kills=KILLS)
@@ -139,22 +141,19 @@ def _kill_often(shim: Path, folder: Path, wanted: int, capsys: pytest.CaptureFix
     kills = sum(case.occurrence for case in cases)
     assert len(cases) == backfills
     assert kills >= wanted
-    with capsys.disabled():
-        print(f"\n{kills} kills in {backfills} backfills")
+    count_told(f"{kills} kills in {backfills} backfills")
 
 
 @pytest.mark.sweep
 def test_a_long_backfill_that_is_killed_again_and_again_comes_to_the_same(
-    shim: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    shim: Path, folder: Path, count_told: Told
 ) -> None:
-    _kill_often(shim, folder, 100, capsys)
+    _kill_often(shim, folder, 100, count_told)
 
 
 @pytest.mark.nightly
-def test_a_thousand_kills_in_long_backfills_are_survived(
-    shim: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _kill_often(shim, folder, 1000, capsys)
+def test_a_thousand_kills_in_long_backfills_are_survived(shim: Path, folder: Path, count_told: Told) -> None:
+    _kill_often(shim, folder, 1000, count_told)
 
 
 @pytest.mark.parametrize("file", ["mirror.db", "mirror.db.pages"])

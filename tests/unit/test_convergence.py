@@ -363,7 +363,6 @@ async def _cases(where: Path | str, seeds: Iterable[int]) -> Counter[str]:
 
 
 def _all_met(seeds: range, met: Counter[str]) -> None:
-    print(f"{len(seeds)} cases met: {dict(met)}")
     missed = [kind for kind in KINDS if not met[kind]]
     assert not missed, f"never met: {missed}"
 
