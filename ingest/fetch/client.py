@@ -126,8 +126,18 @@ class Client:
                 "retry", request=shown, status=error.status, attempt=attempt, wait=wait, reason=error.message
             )
 
+        async def attempt() -> _T:
+            try:
+                return await step(*args, **kwargs)
+            except Exception as error:
+                # nothing that goes wrong past here says more than it may
+                hushed = self._credentials.hushed(error)
+                if hushed is error:
+                    raise
+            raise hushed from None
+
         try:
-            return await patience.retrying(self._clock.sleep, before_sleep)(step, *args, **kwargs)
+            return await patience.retrying(self._clock.sleep, before_sleep)(attempt)
         except Unready as error:
             last = error
         except IngestError as error:
