@@ -174,7 +174,11 @@ class Libraries(logging.Handler):
 
 
 def _password(url: str) -> Iterator[str]:
-    password = urlsplit(url).password
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        # no URL: it is refused where it is used, and not shown
+        return
     if password:
         yield from {password, unquote(password)}
 

@@ -108,7 +108,7 @@ async def test_names_and_keys_are_values_and_identifiers_and_nothing_else(
     pages = {"/parents": parents, "/children": [*children, lost], "/parents/not%3B%20there": parents[:0]}
     pages |= {f"/parents/{segment(key)}/children": [child] for key, child in zip(KEYS, children, strict=True)}
     record(tmp_path / "recorded", pages)
-    # SQLAlchemy does not understand a backtick in what MariaDB says of a table, and asyncmy leaves `%` doubled
+    # SQLAlchemy cannot read a backtick in what MariaDB says of a table, and asyncmy leaves `%` doubled
     without = str.maketrans("`%", "^&") if kind == "mariadb" else {}
     models, above = MODELS.translate(without), PARENTS.translate(without)
     setup = Setup(tmp_path, STREAMS, models=models, url=url)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -18,6 +19,7 @@ import httpx
 import msgspec
 import pytest
 
+from ingest.errors import ConfigError
 from ingest.load.loader import Loader
 from ingest.staging import SqlitePageLog
 from tests.canaries import found_in, hits, spelled
@@ -329,3 +331,59 @@ async def test_a_short_secret_is_content_where_a_server_says_it_and_is_never_pri
 
 def refusal(text: str) -> Fault:
     return Fault(name="refusal", change=lambda _, __: Answer(status=403, body=f"not for {text}".encode()))
+
+
+# -- what is not what it should be -----------------------------------------------------------------------
+
+#: what a database's URL may be by mistake; {} stands for a password, written as URLs have it
+WRONG_URLS = (
+    "{}",
+    "{}://host/mirror",
+    "oracle://me:{}@127.0.0.1/mirror",
+    "postgresql:///mirror?password={}&host=127.0.0.1&port=1",
+    "postgresql://me:{}@[::1/mirror",
+    "postgresql://me:{}@127.0.0.1:port/mirror",
+    "postgresql://me:{}@127.0.0.1:1/mirror?no_such_option={}",
+    "postgresql+psycopg://me:{}@127.0.0.1:1/mirror?no_such_option=1",
+    "postgresql+nothing://me:{}@127.0.0.1:1/mirror",
+    "mysql://me:{}@127.0.0.1:1/mirror",
+    "mariadb://me:{}@127.0.0.1:1/mirror?no_such_option=1",
+    "sqlite://me:{}@/mirror.db",
+)
+
+
+@pytest.mark.parametrize("url", WRONG_URLS)
+@pytest.mark.parametrize("plain", [True, False])
+async def test_a_database_url_that_is_wrong_is_refused_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, plain: bool
+) -> None:
+    password = "cAnary-password" if plain else SECRETS["B"]
+    monkeypatch.setenv("DB", url.replace("{}", quote(password, safe="")))
+    setup = Setup(tmp_path, streams())
+    with suppress(ConfigError):
+        setup.configure("http://127.0.0.1:1", database={"url": "$DB"})
+    said = Said(setup)
+    for number, command in enumerate(
+        ("sync", "status", "copy $DB sqlite:///copy.db", "copy sqlite:///a.db $DB")
+    ):
+        await said.run(command, number)
+    assert not set(said.statuses.values()) & {0, 3}
+    assert not [text for text in said.values() if "Traceback" in text]
+    assert hits({"the password": password}, *files(tmp_path), texts=said) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["{}", "ftp://me:{}@host", "https://me:{}@host", "https://host/?key={}", "https://[::1/{}"]
+)
+async def test_an_api_s_address_that_is_wrong_is_refused_without_showing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("API", value.replace("{}", SECRETS["TOKEN"]))
+    setup = Setup(tmp_path, streams())
+    with suppress(ConfigError):
+        setup.configure("$API")
+    said = Said(setup)
+    for number, command in enumerate(("sync", "preview api users", "backfill api")):
+        await said.run(command, number)
+    assert set(said.statuses.values()) == {2}
+    assert hits({"it": SECRETS["TOKEN"]}, *files(tmp_path), texts=said) == []

@@ -111,9 +111,9 @@ SELDOM = (
     Bug(
         "rank ignored",
         "ingest/load/merge.py",
-        "in_rank_order = sorted(statements, key=lambda one: one.rank)",
-        "in_rank_order = sorted(statements, key=lambda one: -one.rank[0])",
-        _in("unit/test_merge", "test_statements_out_of_order_one_by_one_amount_to_all_at_once"),
+        "if rank > self.ranks.get(name, NEVER):",
+        "if rank[1:] > self.ranks.get(name, NEVER)[1:]:",
+        _in("unit/test_merge", "test_a_higher_version_beats_a_later_page"),
     ),
     Bug(
         "equal record skipped out of order",
@@ -297,8 +297,8 @@ SELDOM = (
     Bug(
         "short page taken for the last",
         "ingest/fetch/paginate.py",
-        'if value is None or value is False or value in ("", [], {}):',
-        'if value is None or value is False or value in ("", [], {}) or json.get("data") == []:',
+        "    if value is ABSENT:\n        return None\n",
+        "    if value is ABSENT or not records:\n        return None\n",
         _in("unit/test_paginate", "test_a_short_or_empty_page_with_a_token_does_not_end_the_walk"),
     ),
     Bug(
