@@ -247,7 +247,9 @@ def _configured(name: str, stated: SourceConfig, file: FilePath) -> ConfiguredSo
         raise ConfigError("has no base_url", where=where, hint='base_url = "https://…"')
     base_url = resolve(source.base_url, f"{where}.base_url").rstrip("/")
     if not base_url.startswith(("http://", "https://")):
-        raise ConfigError(f"{base_url!r} is not a URL", where=f"{where}.base_url", hint='"https://…"')
+        # what the environment holds may be a credential that was put into the wrong place
+        shown = "it" if source.base_url.startswith("$") else repr(base_url)
+        raise ConfigError(f"{shown} is not a URL", where=f"{where}.base_url", hint='"https://…"')
     if stated.streams is not None:
         source = _only(source, stated.streams, where)
     if stated.limit is not None:

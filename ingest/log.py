@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TextIO
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 import structlog
@@ -20,20 +20,24 @@ from structlog.typing import EventDict, WrappedLogger
 
 from ingest.clock import Clock, SystemClock
 from ingest.config import Config
+from ingest.credential import MASK, names_a_secret, spellings, words
 from ingest.report import Observer
+
+__all__ = [
+    "MASK",
+    "Format",
+    "Libraries",
+    "Redactor",
+    "observer",
+    "only_notable",
+    "passwords_of",
+    "secrets_of",
+]
 
 Format = Literal["text", "json"]
 
-#: what stands where a credential was
-MASK = "[masked]"
 #: characters below which a value is not looked for in text: it would mask ordinary words
 SHORTEST = 4
-#: keys (of fields, headers, bodies) whose value is never written, compared without case, - and _
-SENSITIVE = frozenset(
-    {"accesstoken", "apikey", "authorization", "clientsecret", "cookie", "credential", "credentials"}
-    | {"idtoken", "passwd", "password", "privatekey", "proxyauthorization", "refreshtoken", "secret"}
-    | {"session", "sessionid", "setcookie", "token", "xapikey", "xauthtoken", "xcsrftoken"}
-)
 #: events that a person should see even when nothing else is shown
 NOTABLE = frozenset(
     {
@@ -58,11 +62,9 @@ class Redactor:
         self.register(*secrets)
 
     def register(self, *secrets: str) -> None:
-        """Mask these credentials from now on, as they are and as URLs and JSON write them."""
-        forms = {
-            form for secret in secrets for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])
-        }
-        known = {*self._forms, *(form for form in forms if len(form) >= SHORTEST)}
+        """Mask these credentials from now on, however they are spelled."""
+        forms = (form for secret in secrets if len(secret) >= SHORTEST for form in spellings(secret))
+        known = {*self._forms, *forms}
         self._forms = sorted(known, key=len, reverse=True)
 
     def text(self, text: str) -> str:
@@ -76,9 +78,9 @@ class Redactor:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            return {key: MASK if _names_a_secret(key) else self.value(inner) for key, inner in value.items()}
+            return {key: MASK if names_a_secret(key) else self.value(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
-            if len(value) == 2 and _names_a_secret(value[0]):  # a header, or a pair of a query
+            if len(value) == 2 and names_a_secret(value[0]):  # a header, or a pair of a query
                 return [value[0], MASK]
             return [self.value(inner) for inner in value]
         if value is None or isinstance(value, bool | int | float):
@@ -97,7 +99,8 @@ def secrets_of(config: Config) -> Iterator[str]:
     for source in config.sources.values():
         yield from _password(source.base_url)
         stated = msgspec.to_builtins((source.source.auth, source.source.headers))
-        yield from filter(None, (os.environ.get(text[1:]) for text in _texts(stated) if text.startswith("$")))
+        held = (os.environ.get(text[1:]) for text in _texts(stated) if text.startswith("$"))
+        yield from (word for value in held if value for word in words(value))
         if source.source.auth is not None and source.source.auth.basic is not None:
             pair = [os.environ.get(name[1:], "") for name in source.source.auth.basic]
             yield base64.b64encode(":".join(pair).encode()).decode()
@@ -113,7 +116,7 @@ def passwords_of(url: str) -> Iterator[str]:
         for credentials in (rest.partition("@")[0], rest.rpartition("@")[0]):
             password = credentials.partition(":")[2]
             yield from {password, unquote(password)}
-    yield from (value for key, value in parse_qsl(url.rpartition("?")[2]) if _names_a_secret(key))
+    yield from (value for key, value in parse_qsl(url.rpartition("?")[2]) if names_a_secret(key))
 
 
 def observer(stream: TextIO, form: Format, redactor: Redactor, *, clock: Clock | None = None) -> Observer:
@@ -170,12 +173,12 @@ class Libraries(logging.Handler):
             logging.getLogger(name).setLevel(level)
 
 
-def _names_a_secret(key: Any) -> bool:
-    return isinstance(key, str) and key.lower().replace("-", "").replace("_", "") in SENSITIVE
-
-
 def _password(url: str) -> Iterator[str]:
-    password = urlsplit(url).password
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        # no URL: it is refused where it is used, and not shown
+        return
     if password:
         yield from {password, unquote(password)}
 

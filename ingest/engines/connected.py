@@ -12,6 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ingest.errors import ConfigError, Stop
 
 
+def refuse_option(error: TypeError, *, opened: bool) -> None:
+    """ConfigError where a driver was given an option of the URL that it does not have."""
+    if not opened and "unexpected keyword argument" in str(error):
+        option = str(error).partition("argument ")[2]
+        raise ConfigError(
+            f"has an option that the driver does not take: {option}",
+            where="database.url",
+            hint="leave it out",
+        ) from None
+
+
 class Connected(ABC):
     """An engine by its connections."""
 
@@ -62,6 +73,9 @@ class Server(Connected):
                 opened = True
                 yield connection
         except sa.exc.IntegrityError:
+            raise
+        except TypeError as error:
+            refuse_option(error, opened=opened)
             raise
         except (sa.exc.DBAPIError, sa.exc.InvalidRequestError, OSError) as error:
             if opened and not isinstance(error, sa.exc.DBAPIError):

@@ -18,8 +18,8 @@ from sqlalchemy.pool import NullPool
 
 from ingest.engines.base import PutOff
 from ingest.engines.conflict import OnConflict
-from ingest.engines.connected import Connected
-from ingest.errors import Stop, hint_of
+from ingest.engines.connected import Connected, refuse_option
+from ingest.errors import ConfigError, Stop, hint_of
 from ingest.form import RAW
 
 #: milliseconds a statement waits for another writer
@@ -46,6 +46,10 @@ class SqliteEngine(OnConflict, Connected):
     _insert_into = staticmethod(insert)
 
     def __init__(self, url: sa.URL) -> None:
+        if url.host or url.username:
+            raise ConfigError(
+                "a file has neither user nor host", where="database.url", hint='"sqlite:///mirror.db"'
+            )
         self._url = url.set(drivername="sqlite+aiosqlite")
         self._file = Path(url.database or "")
         self.dialect: sa.Dialect = sqlite.dialect(paramstyle="qmark")
@@ -80,9 +84,14 @@ class SqliteEngine(OnConflict, Connected):
 
     @asynccontextmanager
     async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        opened = False
         try:
             async with engine.connect() as connection:
+                opened = True
                 yield connection
+        except TypeError as error:
+            refuse_option(error, opened=opened)
+            raise
         except sa.exc.DatabaseError as error:
             if isinstance(error.orig, sqlite3.DatabaseError) and not isinstance(
                 error.orig, sqlite3.IntegrityError

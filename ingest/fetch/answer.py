@@ -44,6 +44,8 @@ class Reply(NamedTuple):
     whole: bool
     #: monotonic time at which the request went out
     sent: float
+    #: where a redirect leads
+    location: str | None = None
 
 
 class Judge:

@@ -13,12 +13,12 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Container, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-from urllib.parse import quote, quote_plus
 
 from ingest import types
 from ingest.clock import Clock
 from ingest.config import ConfiguredSource, Secret
-from ingest.errors import AuthFailed, ConfigError
+from ingest.credential import NAMES, spellings, words
+from ingest.errors import AuthFailed, ConfigError, IngestError
 from ingest.fetch.body import NotJson, decode, excerpt, shortened
 from ingest.fetch.courier import Attached
 from ingest.paths import Path
@@ -126,13 +126,31 @@ class Credentials:
 
     def safe(self, error: BaseException | None) -> BaseException | None:
         """The error when nothing in its chain shows a credential, else None."""
-        link = error
-        while link is not None:
-            text = f"{link} {link!r}"
-            if self.scrub(text) != text:
-                return None
-            link = link.__cause__ or link.__context__
-        return error
+        return None if any(map(self._shows, _links(error))) else error
+
+    def hushed(self, error: Exception) -> Exception:
+        """The error, and all that a traceback would print of its causes, without credentials."""
+        for link in _links(error):
+            if isinstance(link, IngestError):
+                link.message = self.scrub(link.message)
+                link.where, link.hint = (text and self.scrub(text) for text in (link.where, link.hint))
+            if self._shows(link):
+                link.args = tuple(map(self._hushed, link.args))
+        if self.safe(error) is not None:
+            return error
+        # it keeps what it says elsewhere than others do
+        unsaid = RuntimeError(f"{type(error).__name__}, and what it says holds a credential")
+        return unsaid.with_traceback(error.__traceback__)
+
+    def _hushed(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.scrub(value)
+        text = repr(value)
+        return value if self.scrub(text) == text else self.scrub(text)
+
+    def _shows(self, link: BaseException) -> bool:
+        text = " ".join((str(link), repr(link), *getattr(link, "__notes__", ())))
+        return self.scrub(text) != text
 
     async def _log_in(self, login: Login) -> Attached:
         answer = await self._send(login.path, self._login_body)
@@ -171,13 +189,15 @@ class Credentials:
             pairs = [(name, self._resolve(value, f"{self.key}.{name}")) for name, value in auth.query.items()]
             for name, value in pairs:
                 self._learn_echo(value)
-                for form in _forms(value):
+                for form in spellings(value):
                     self._echoes[f"{name}={form}".encode()] = _whole(form, after=f"{name}=")
             return Attached(query=tuple(pairs))
         headers = auth.header or {}
         values = [(name, self._resolve(headers[name], f"{self.key}.{name}")) for name in headers]
         for _, value in values:
-            self._learn_echo(value)
+            for word in words(value):
+                self._learn(word)
+                self._learn_echo(word)
         return Attached(headers=tuple(values))
 
     def _basic(self, user: str, password: str) -> str:
@@ -203,23 +223,25 @@ class Credentials:
         self._learn(value)
         return value
 
-    def _filled(self, value: Any) -> Any:
+    def _filled(self, value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
-            return {key: self._filled(inner) for key, inner in value.items()}
+            return {key: self._filled(inner, key) for key, inner in value.items()}
         if isinstance(value, list):
             return [self._filled(inner) for inner in value]
         if not isinstance(value, str) or not value.startswith("$"):
             return value
         revealed = self._secrets(value, f"{self.key}.body").reveal()
         self._learn(revealed)
+        if key.lower() not in NAMES:
+            self._learn_echo(revealed)
         return revealed
 
     def _learn(self, value: str) -> None:
-        self._known.update(_forms(value))
+        self._known.update(spellings(value))
 
     def _learn_echo(self, token: str) -> None:
         if len(token) >= SHORTEST_ECHO:
-            self._echoes.update((form.encode(), _whole(form)) for form in _forms(token))
+            self._echoes.update((form.encode(), _whole(form)) for form in spellings(token))
 
 
 async def prove(client: Asks) -> None:
@@ -279,12 +301,19 @@ def _fits_header(value: str) -> bool:
     return bool(value) and value.isascii() and value.isprintable() and value == value.strip()
 
 
+def _links(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and everything that a traceback would print below it."""
+    todo, seen = [error], set[int]()
+    while todo:
+        link = todo.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            todo += [link.__cause__, link.__context__]
+
+
 def _whole(form: str, after: str = "") -> re.Pattern[bytes]:
     """Finds a credential that is not a part of a longer word; `after` goes before it and stays."""
     behind = re.escape(after.encode())
     before = rb"(?<![\w-])" if not after else rb"(?<![\w-]" + behind + rb")(?<=" + behind + rb")"
     return re.compile(before + re.escape(form.encode()) + rb"(?![\w%.~-])")
-
-
-def _forms(value: str) -> Iterator[str]:
-    yield from {value, quote(value, safe=""), quote(value), quote_plus(value), json.dumps(value)[1:-1]} - {""}

@@ -26,13 +26,23 @@ from ingest.errors import BadAnswer, ConfigError, ForeignOrigin, IngestError
 from ingest.fetch.answer import Answer, Judge, Reply
 from ingest.fetch.auth import Credentials, Secrets
 from ingest.fetch.body import Body, Wire, read_body
-from ingest.fetch.courier import Attached, Courier, encoded, is_absolute, joined, network, origin, sealed
+from ingest.fetch.courier import (
+    REDIRECTS,
+    Attached,
+    Courier,
+    encoded,
+    is_absolute,
+    joined,
+    network,
+    origin,
+    pointed,
+    sealed,
+)
 from ingest.fetch.rate import Rate, per_second
 from ingest.fetch.retry import Patience, Unready
 from ingest.report import Observer, unobserved
 from ingest.source import seconds
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
 
 __all__ = ["Answer", "Client"]
@@ -126,8 +136,18 @@ class Client:
                 "retry", request=shown, status=error.status, attempt=attempt, wait=wait, reason=error.message
             )
 
+        async def attempt() -> _T:
+            try:
+                return await step(*args, **kwargs)
+            except Exception as error:
+                # nothing that goes wrong past here says more than it may
+                hushed = self._credentials.hushed(error)
+                if hushed is error:
+                    raise
+            raise hushed from None
+
         try:
-            return await patience.retrying(self._clock.sleep, before_sleep)(step, *args, **kwargs)
+            return await patience.retrying(self._clock.sleep, before_sleep)(attempt)
         except Unready as error:
             last = error
         except IngestError as error:
@@ -207,7 +227,7 @@ class Client:
             await response.aclose()
         headers = response.headers.copy()
         headers.pop("set-cookie", None)
-        return Reply(response.status_code, headers, body.data, body.whole, sent)
+        return Reply(response.status_code, headers, body.data, body.whole, sent, pointed(response))
 
     def _failed(self, problem: Exception) -> IngestError:
         place = self._base.copy_with(path="/", query=None)
@@ -238,10 +258,9 @@ class Client:
         return url.copy_with(query=query.encode() or None)
 
     def _redirected(self, method: str, url: httpx.URL, reply: Reply) -> httpx.URL:
-        location = reply.headers.get("location")
-        if not location:
+        if not reply.location:
             raise BadAnswer(f"status {reply.status} without a Location")
-        target = _parsed(location, url)
+        target = _parsed(reply.location, url)
         if method != "GET":
             raise ForeignOrigin(f"a {method} was redirected", hint=f"to {_place(target)}: is the path right?")
         return self._home(target)
@@ -253,7 +272,10 @@ class Client:
                 f"the answer points to {_place(url)}, away from {_place(self._base)}",
                 hint="correct base_url; or, if the server is wrong about its own address, set rebase = true",
             )
-        return self._base.copy_with(raw_path=url.raw_path)
+        try:
+            return self._base.copy_with(raw_path=url.raw_path)
+        except httpx.InvalidURL:
+            raise BadAnswer(f"the answer points to something without a path, by {url.scheme}") from None
 
     def _tell(self, event: str, **fields: Any) -> None:
         self._observe(event, source=self.source.name, **fields)

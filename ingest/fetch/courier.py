@@ -18,9 +18,13 @@ from ingest.errors import ForeignOrigin
 #: scheme, host, port: what must be the same for credentials to be sent
 Origin: TypeAlias = tuple[str, str, int]
 
+#: statuses whose Location is where to ask
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 _PORTS = {"http": 80, "https": 443}
 _SEAL = "ingest.sealed"
+_LOCATION = "ingest.location"
 
 
 def origin(url: httpx.URL) -> Origin:
@@ -77,6 +81,12 @@ def sealed(url: httpx.URL, attached: Attached) -> tuple[httpx.URL, dict[str, obj
     return url.copy_with(query=None, fragment=None), {_SEAL: _Sealed(url.query.decode("ascii"), attached)}
 
 
+def pointed(response: httpx.Response) -> str | None:
+    """Where a response redirects to: the Location that the courier took off it."""
+    location: str | None = response.extensions.get(_LOCATION)
+    return location
+
+
 class Courier(httpx.AsyncBaseTransport):
     """A transport that completes sealed requests and passes them on."""
 
@@ -87,12 +97,15 @@ class Courier(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The inner transport's response, its body as it came."""
         response = await self._inner.handle_async_request(self._complete(request))
+        headers = response.headers.copy()
+        # httpx takes a redirect for a request to come, and fails over a Location that is no URL
+        location = headers.pop("location", None) if response.status_code in REDIRECTS else None
         return httpx.Response(
             response.status_code,
-            headers=response.headers,
+            headers=headers,
             # as it came: transports that answer from memory have read, and decoded, theirs already
             stream=response.stream,
-            extensions=response.extensions,
+            extensions={**response.extensions, _LOCATION: location},
         )
 
     async def aclose(self) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Table
+from ingest.credential import without_signatures
 from ingest.database import Database
 from ingest.errors import SetAside, UsageError
 from ingest.keys import dump_key, is_row, raw
@@ -208,6 +209,6 @@ def _run(connection: sa.Connection, *, id: str) -> tuple[str | None, str | None]
 
 
 def asked_for(request: Request) -> str:
-    """What was asked, in one line; credentials were never part of it."""
+    """What was asked, in one line; credentials were never part of it, and signatures are masked."""
     said = "&".join(f"{name}={value}" for name, value in request.query)
-    return f"{request.method} {request.path}{'?' if said else ''}{said}"
+    return f"{request.method} {without_signatures(request.path)}{'?' if said else ''}{said}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
-from urllib.parse import quote, quote_plus, unquote, unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 from ingest.config import ConfiguredSource, secret
+from ingest.credential import NAMES, spellings, words
 from ingest.errors import ConfigError
 from ingest.fetch.courier import without
 from ingest.replay.exchange import is_json
@@ -25,10 +25,6 @@ _EDGES = rb"(?<![\w-])", rb"(?![\w-])"
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 
 
-#: keys of a login's body whose value is a name and no secret: it stands in records everywhere, and stays
-NAMES = frozenset({"user", "username", "user_name", "login", "email", "address", "account", "device_id"})
-
-
 def credentials(source: ConfiguredSource) -> list[str]:
     """Every credential that the source refers to; ConfigError where the environment does not hold one.
 
@@ -37,9 +33,11 @@ def credentials(source: ConfiguredSource) -> list[str]:
     auth = source.source.auth
     if auth is None:
         return []
-    references = [*filter(None, [auth.bearer]), *(auth.header or {}).values(), *(auth.query or {}).values()]
+    references = [*filter(None, [auth.bearer]), *(auth.query or {}).values()]
     references += _references(auth.login.body) if auth.login is not None else ()
     found = [_revealed(reference, source) for reference in references]
+    for reference in (auth.header or {}).values():
+        found += words(_revealed(reference, source))
     if auth.basic is not None:
         user, password = (_revealed(reference, source) for reference in auth.basic)
         # a user's name that is short is no secret, and often a word
@@ -78,7 +76,8 @@ class Redaction:
 
     One of at least SHORTEST characters is replaced by MARKER wherever it stands, in every way in
     which URLs and JSON usually spell it. A shorter one that stands alone is an error, and so is a
-    longer one whose replacement would break the JSON around it.
+    longer one whose replacement would break the JSON around it. What a server signs a page's URL with is
+    replaced by a number of its own, so that two URLs stay two.
     """
 
     def __init__(self, secrets: Iterable[str], names: Iterable[str] = ()) -> None:
@@ -88,6 +87,20 @@ class Redaction:
         self._long = sorted(secret for secret in known if len(secret) >= SHORTEST)
         self._replaced = _any_of(self._long)
         self._refused = _any_of(known.difference(self._long), *_EDGES)
+        #: every signature met so far, and what stands for it
+        self._numbers: dict[str, str] = {}
+        #: (a spelling of a signature of the page at hand, what stands for it)
+        self._signed: list[tuple[bytes, bytes]] = []
+
+    def number(self, signatures: Iterable[str]) -> None:
+        """Replace these signatures, as URLs have them, until the next call."""
+        self._signed = []
+        for written in signatures:
+            value = unquote_plus(written)
+            if len(value) >= SHORTEST:
+                stands = self._numbers.setdefault(value, f"{MARKER}-{len(self._numbers) + 1}").encode()
+                self._signed += [(form.encode(), stands) for form in (written, *spellings(value))]
+        self._signed.sort(key=lambda pair: len(pair[0]), reverse=True)
 
     def request(self, request: Request, where: str) -> Request:
         """The request without credentials."""
@@ -113,6 +126,8 @@ class Redaction:
                 hint="use a longer one; what is no secret may be spelled out in the configuration",
             )
         clean = self._replaced.sub(MARKER.encode(), data) if self._replaced is not None else data
+        for form, stands in self._signed:
+            clean = clean.replace(form, stands)
         broken = clean != data and is_json(data) and not is_json(clean)
         if broken or self._hides(clean):
             raise ConfigError(
@@ -134,16 +149,7 @@ class Redaction:
 
 
 def _any_of(secrets: Iterable[str], before: bytes = b"", after: bytes = b"") -> re.Pattern[bytes] | None:
-    forms = {form.encode() for secret in secrets for form in _forms(secret)}
+    forms = {form.encode() for secret in secrets for form in spellings(secret)}
     # the longest first: one may be the beginning of another
     words = b"|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
     return re.compile(before + b"(?:" + words + b")" + after) if words else None
-
-
-def _forms(secret: str) -> Iterator[str]:
-    """A credential as it is, and as JSON and URLs spell it."""
-    yield from (secret, quote_plus(secret))
-    for escaped in (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
-        yield from (escaped, escaped.replace("/", r"\/"))
-    for quoted in (quote(secret), quote(secret, safe="")):
-        yield from (quoted, re.sub("%..", lambda found: found[0].lower(), quoted))

@@ -6,18 +6,21 @@ import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterable, Iterable
-from pathlib import Path
+from collections.abc import AsyncIterable, Iterable, Iterator
+from pathlib import Path as FilePath
+from typing import Any
 
 import httpx
 import msgspec
 
 from ingest.config import ConfiguredSource
+from ingest.credential import signatures
 from ingest.errors import UsageError
 from ingest.fetch.courier import is_absolute
+from ingest.paths import Path
 from ingest.replay.exchange import INDEX, Exchange, is_json, read_index
 from ingest.replay.redaction import Redaction, credentials
-from ingest.source import HeaderCursor, Link
+from ingest.source import HeaderCursor, Link, NextUrl
 from ingest.types import Envelope, Page
 
 #: a string, which stays, or whitespace between tokens, which goes
@@ -25,7 +28,7 @@ _TOKENS = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+', re.DOTALL)
 
 
 async def write_exchanges(
-    folder: Path, pages: AsyncIterable[Page], source: ConfiguredSource, *, withhold: Iterable[str] = ()
+    folder: FilePath, pages: AsyncIterable[Page], source: ConfiguredSource, *, withhold: Iterable[str] = ()
 ) -> int:
     """Write a source's pages as recorded exchanges, without its credentials and `withhold`; how many.
 
@@ -54,7 +57,7 @@ async def write_exchanges(
 class _Writer:
     """Writes a recording into an empty folder."""
 
-    def __init__(self, folder: Path, source: ConfiguredSource, redaction: Redaction) -> None:
+    def __init__(self, folder: FilePath, source: ConfiguredSource, redaction: Redaction) -> None:
         self.lines: list[bytes] = []
         self._folder, self._source, self._redaction = folder, source, redaction
         self._numbers: Counter[str] = Counter()
@@ -62,6 +65,7 @@ class _Writer:
     def write(self, page: Page) -> None:
         """Write one page; UsageError where its body was pruned."""
         envelope = page.envelope
+        self._redaction.number(_signatures(self._source, page))
         request = self._redaction.request(envelope.request, f"a request of stream {envelope.stream!r}")
         where = f"the answer to {request.method} {request.path.partition('?')[0]}"
         if page.body is None:
@@ -123,6 +127,27 @@ def _next_page(source: ConfiguredSource, envelope: Envelope) -> dict[str, str]:
     return {}
 
 
+def _signatures(source: ConfiguredSource, page: Page) -> Iterator[str]:
+    """What the server signed this page's URL and the next one's with, where it says URLs."""
+    stream = source.source.streams.get(page.envelope.stream)
+    paged = stream.paginate if stream is not None else None
+    if isinstance(paged, Link | NextUrl):
+        yield from signatures(page.envelope.request.path)
+        cursor = _json((page.envelope.next or "").encode())
+        yield from signatures(cursor) if isinstance(cursor, str) else ()
+    if isinstance(paged, NextUrl) and page.body is not None:
+        # a walk may end before the server's own end: then the next URL is said, and not kept
+        stated = Path(paged.next).first(_json(page.body))
+        yield from signatures(stated) if isinstance(stated, str) else ()
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _readable(body: bytes) -> bytes:
     """JSON indented where that changes nothing but whitespace between tokens; all else as it came."""
     try:
@@ -132,7 +157,7 @@ def _readable(body: bytes) -> bytes:
     return indented if _TOKENS.sub(rb"\1", indented) == _TOKENS.sub(rb"\1", body) else body
 
 
-def _check_replaceable(folder: Path) -> None:
+def _check_replaceable(folder: FilePath) -> None:
     """UsageError unless nothing is there, or nothing but a recording."""
     if not folder.exists():
         return
@@ -152,7 +177,7 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _put_in_place(new: Path, folder: Path) -> None:
+def _put_in_place(new: FilePath, folder: FilePath) -> None:
     old = new.with_name(f"{new.name}.old")
     if folder.exists():
         folder.rename(old)

@@ -5,7 +5,7 @@
     fetch   staging   load   reconcile       never each other; fetch uses staging's protocol
     engines  ledger  keys  withheld  leaving  lock  database  digest  heal  migrate
     catalog  config  source  form
-    errors  types  report  paths  clock
+    errors  types  report  paths  clock  credential
     mirror                                   all that `schema` may import
 
 Every rule reads one file's syntax tree and says what breaks it; each is also shown a planted fault.
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 FLOORS = (
     {"mirror"},
-    {"errors", "types", "report", "paths", "clock"},
+    {"errors", "types", "report", "paths", "clock", "credential"},
     {"source", "config", "catalog", "form"},
     {
         "engines",

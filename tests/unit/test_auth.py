@@ -445,6 +445,58 @@ async def test_no_credential_is_ever_shown(
     )
 
 
+async def test_a_bug_that_says_a_login_s_token_is_told_without_it() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/login"):
+            return httpx.Response(200, json={"session": {"token": TOKEN}})
+        try:
+            raise KeyError(request.headers.raw, {"sent": shown(request)})
+        except KeyError as error:
+            error.add_note("a note")
+            raise RuntimeError(shown(request)) from error
+
+    async with shop(handler, {"login": LOGIN}) as client:
+        with pytest.raises(RuntimeError, match=r"https://api\.test/v1/items") as caught:
+            await client.ask(GET)
+    assert_unseen(caught.value, TOKEN)
+    assert "a note" in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_bug_whose_text_cannot_be_changed_is_named_and_no_more() -> None:
+    class Stubborn(Exception):
+        def __str__(self) -> str:
+            return f"it is {TOKEN}"
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise Stubborn
+
+    async with shop(handler, {"bearer": "$TOKEN"}) as client:
+        with pytest.raises(RuntimeError, match="Stubborn, and what it says holds a credential") as caught:
+            await client.ask(GET)
+    texts = "".join(traceback.format_exception(caught.value))
+    assert TOKEN not in texts
+    # where it came from is still said
+    assert "in handler" in texts
+
+
+async def test_a_word_in_a_header_s_value_is_a_credential_by_itself() -> None:
+    secrets = {"$A": f"Token {TOKEN}", "$B": f"lang=en; session={TOKEN[::-1]}"}
+    body = {"token": TOKEN, "session": TOKEN[::-1], "lang": "en", "kind": "Token"}
+    script = Script(*bodies([body]))
+    async with shop(script, {"header": {"Authorization": "$A", "Cookie": "$B"}}, secrets) as client:
+        answer = await client.ask(GET)
+    assert answer.json == {"token": "REDACTED", "session": "REDACTED", "lang": "en", "kind": "Token"}
+
+
+async def test_a_login_s_password_is_taken_out_of_bodies_and_its_user_s_name_stays() -> None:
+    login = {**LOGIN, "body": {"username": "$USER", "words": ["$PASSWORD"]}}
+    secrets = {"$USER": "a-name-of-some-length", "$PASSWORD": "a-password-of-some-length"}
+    body = {"name": secrets["$USER"], "said": secrets["$PASSWORD"]}
+    script = Script(*bodies([{"session": {"token": TOKEN}}, body]))
+    async with shop(script, {"login": login}, secrets) as client:
+        assert (await client.ask(GET)).json == {"name": secrets["$USER"], "said": "REDACTED"}
+
+
 def encodings(text: str) -> tuple[str, ...]:
     return (text, httpx.QueryParams({"": text}).__str__()[1:], base64.b64encode(text.encode()).decode())
 

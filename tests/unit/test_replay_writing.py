@@ -62,7 +62,7 @@ async def written(folder: Path, *pages: Page | BaseException, base_url: str = BA
                 raise one
             yield one
 
-    return await write_exchanges(folder, some(), configured(base_url, streams=STREAMS, **stated))
+    return await write_exchanges(folder, some(), configured(base_url, **{"streams": STREAMS, **stated}))
 
 
 def answered(folder: Path, path: str, base_url: str = BASE) -> httpx.Response:
@@ -502,3 +502,54 @@ async def test_what_else_is_to_be_withheld_is(tmp_path: Path) -> None:
     source = configured(streams=STREAMS)
     await write_exchanges(tmp_path / "pages", pages(), source, withhold=["of-a-login", ""])
     assert answered(tmp_path / "pages", "/rooms").json() == {"token": "REDACTED"}
+
+
+# -- what a server signs its URLs with -----------------------------------------------------------------
+
+SIGNED: dict[str, Any] = {
+    "rooms": {"path": "/rooms", "entity": "Room", "paginate": {"kind": "link"}},
+    "users": {"path": "/users", "entity": "User", "paginate": {"kind": "url", "next": "links.next"}},
+    "tags": STREAMS["tags"],
+}
+
+
+async def test_what_a_server_signs_its_urls_with_is_numbered(tmp_path: Path) -> None:
+    first, second = (f"{BASE}/users?page={n}&X-Amz-Signature=s%2FiGned-{n}" for n in (2, 3))
+    pages = [
+        page(f'{{"links":{{"next":"{first}"}}}}'.encode(), "/users", stream="users", next="/users?page=2"),
+        page(
+            f'{{"links":{{"next":"{second}"}},"of":"s/iGned-2"}}'.encode(),
+            first.removeprefix(BASE),
+            stream="users",
+            next=second.removeprefix(BASE),
+        ),
+        page(b"[]", second.removeprefix(BASE), stream="users"),
+        page(b"[]", "/rooms?sig=aLso-signed", next="/rooms?sig=aLso-signed-2"),
+    ]
+    await written(tmp_path / "pages", *pages, streams=SIGNED)
+    exchanges = read_exchanges(tmp_path / "pages")
+    assert [one.request.path for one in exchanges] == [
+        "/users",
+        "/users?page=2&X-Amz-Signature=REDACTED-1",
+        "/users?page=3&X-Amz-Signature=REDACTED-2",
+        "/rooms?sig=REDACTED-3",
+    ]
+    texts = b"".join(file.read_bytes() for file in (tmp_path / "pages").rglob("*") if file.is_file())
+    assert b"iGned" not in texts
+    assert b"signed" not in texts
+    # what led to a page still leads there
+    assert b"X-Amz-Signature=REDACTED-1" in (tmp_path / "pages" / exchanges[0].file).read_bytes()
+    assert b'"of": "REDACTED-1"' in (tmp_path / "pages" / exchanges[1].file).read_bytes()
+    assert exchanges[3].headers["link"] == '</v1/rooms?sig=REDACTED-4>; rel="next"'
+
+
+async def test_a_token_that_is_a_cursor_and_no_url_is_recorded_as_it_is(tmp_path: Path) -> None:
+    await written(
+        tmp_path / "pages",
+        page(b'{"next":"tHe-cursor"}', "/tags", stream="tags", next="tHe-cursor"),
+        page(b"{}", "/tags", stream="tags", query=(("token", "tHe-cursor"),)),
+        streams=SIGNED,
+    )
+    one, two = read_exchanges(tmp_path / "pages")
+    assert b"tHe-cursor" in (tmp_path / "pages" / one.file).read_bytes()
+    assert two.request.query == (("token", "tHe-cursor"),)
