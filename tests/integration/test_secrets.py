@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from ingest.errors import ConfigError
-from ingest.load.loader import Loader
+from ingest.load.decoders import Decoders
 from ingest.staging import SqlitePageLog
 from tests.canaries import found_in, hits, spelled
 from tests.integration.jobs import Setup, cli
@@ -155,7 +155,7 @@ def crash_below(world: World) -> None:
             " ".join(form for one in world.told if one != SECRETS["TOKEN"] for form in spelled(one))
         )
 
-    world.monkeypatch.setattr(Loader, "decode", fail)
+    world.monkeypatch.setattr(Decoders, "add", fail)
     world.monkeypatch.setattr(SqlitePageLog, "page", fail)
 
 
@@ -214,7 +214,9 @@ COMMANDS = (
     "record api --to {folder}/pages",
     "copy sqlite:///mirror.db sqlite:///copy.db",
     "replay {folder}/pages",
+    "replay --diff",
     "replay --rebuild",
+    "prune --keep 0s",
 )
 #: how it is told: lines as they come, lines of JSON, and answers in JSON
 FORMATS = (([], []), (["--log-format", "text"], []), (["--log-format", "json"], ["--json"]))
