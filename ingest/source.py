@@ -278,6 +278,8 @@ class Stream(_Strict, frozen=True, kw_only=True):
     omits: Literal["null"] | None = None
     #: every record of this stream says that the row with its key was deleted
     deletes: bool = False
+    #: a walk that lists everything proves that what it leaves out was deleted
+    sweep: bool = False
     #: answers that end the partition without an error (a conversation one may not read)
     closed_by: tuple[int, ...] = (403, 404, 410)
 
@@ -520,6 +522,37 @@ def _check_stream(source: Source, name: str, stream: Stream, file: FilePath) -> 
             hint='each = "parent stream"',
         )
     _check_end(stream, where)
+    if stream.sweep:
+        _check_sweep(stream, where)
+
+
+def _check_sweep(stream: Stream, where: str) -> None:
+    """A listing proves nothing unless it is known of which rows it is, and noticed when they shift."""
+    entities = stream.entities
+    if stream.path is None or stream.deletes or entities.cases or len(entities.default) != 1:
+        raise ConfigError(
+            "sweep needs a listing of one entity",
+            where=where,
+            hint="take `sweep` away; or give the stream a path and one entity",
+        )
+    told = {said.removeprefix("$partition.") for said in stream.set.values()}
+    unsaid = next((name for name in stream.parameters if name not in told), None)
+    if unsaid is not None:
+        raise ConfigError(
+            f"sweep needs to know which rows are those of {unsaid!r}",
+            where=where,
+            hint=f'set = {{ COLUMN = "$partition.{unsaid}" }}',
+        )
+    if isinstance(stream.paginate, PageNumber | Offset) and stream.paginate.total is None:
+        raise ConfigError(
+            "sweep cannot notice that numbered pages shift",
+            where=where,
+            hint="state paginate.total, the path of how many records there are",
+        )
+    if isinstance(stream.paginate, Cursor) and stream.paginate.tail:
+        raise ConfigError(
+            "sweep needs a listing, and a tail goes on for ever", where=where, hint="take `sweep` away"
+        )
 
 
 def _check_source(source: Source, file: FilePath) -> None:

@@ -104,6 +104,15 @@ class Child(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     until: str | None = None
 
 
+class Listing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """That a walk's pages are all there is: each was asked for by the one before, from the start to the end."""
+
+    #: how many pages it has
+    pages: int
+    #: the stamp of its first page; 0 for this one
+    first: int = 0
+
+
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything of a page but its body. Position, coverage and children are a fold over these."""
 
@@ -124,6 +133,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: the cursor that asks for the next page; None ends the walk
     next: str | None = None
     covered: Covered | None = None
+    #: set on the last page of a walk that has listed everything
+    listing: Listing | None = None
     children: tuple[Child, ...] = ()
     records: int = 0
     #: sha256 of the body, hexadecimal

@@ -247,7 +247,7 @@ def project(tmp_path: Path, imports_are_forgotten: None) -> Project:
     return Project(tmp_path / "job")
 
 
-HEADS = {"ingest_alembic_version": ["0001"], "corkboard_alembic_version": ["0001"]}
+HEADS = {"ingest_alembic_version": ["0002"], "corkboard_alembic_version": ["0001"]}
 
 
 # -- a new database ------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ async def test_tables_of_a_package_without_revisions_are_made_from_its_models_an
     project.write(project.package, MODELS)
     assert "corkboard: made from the models, for want of migrations" in await project.migrate()
     assert (await project.sync()).exit == 0
-    assert project.revisions() == {"ingest_alembic_version": ["0001"]}
+    assert project.revisions() == {"ingest_alembic_version": ["0002"]}
 
 
 async def test_another_source_gets_its_tables_when_it_is_added_to_a_database(project: Project) -> None:
