@@ -549,10 +549,18 @@ def _check_sweep(stream: Stream, where: str) -> None:
             where=where,
             hint="state paginate.total, the path of how many records there are",
         )
-    if isinstance(stream.paginate, Cursor) and stream.paginate.tail:
-        raise ConfigError(
-            "sweep needs a listing, and a tail goes on for ever", where=where, hint="take `sweep` away"
-        )
+    news = {
+        "since": stream.since is not None,
+        'order = "newest-first"': stream.order == "newest-first",
+        "tail": isinstance(stream.paginate, Cursor) and stream.paginate.tail,
+    }
+    for said, only_news in news.items():
+        if only_news:
+            raise ConfigError(
+                f"sweep needs all of its listing each time, and with {said} only news is asked for",
+                where=where,
+                hint="sweep by a stream of its own that lists everything",
+            )
 
 
 def _check_source(source: Source, file: FilePath) -> None:

@@ -105,7 +105,7 @@ class Child(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """That a walk's pages are all there is: each was asked for by the one before, from the start to the end."""
+    """That a walk's pages are all there is: each led to the next, from the start to the end."""
 
     #: how many pages it has
     pages: int

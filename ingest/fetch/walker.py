@@ -17,6 +17,7 @@ from ingest.fetch.body import TooLarge
 from ingest.fetch.coverage import CoverageKey, coverage_key
 from ingest.fetch.extract import opened, records, revealed
 from ingest.fetch.known import Known
+from ingest.fetch.listing import Tally
 from ingest.fetch.lookout import Lookout
 from ingest.fetch.paginate import (
     beyond,
@@ -33,7 +34,7 @@ from ingest.fetch.routes import ROOT, Route
 from ingest.fetch.stager import Asked, Stager, digest
 from ingest.fetch.trail import Trail
 from ingest.fetch.walk import Command, Step, vouches_late
-from ingest.types import LABEL, Child, Covered, Envelope, Request
+from ingest.types import LABEL, Child, Covered, Envelope, Listing, Request
 
 #: what a server says of a cursor that it does not know, or that leads too far
 _NO_CURSOR: Final = (400, 404, 410, 416, 422)
@@ -62,6 +63,8 @@ class _Turn(NamedTuple):
     over: bool = True
     #: the command's bound is reached, the walk's end is not
     leaves: bool = False
+    #: the walk has listed everything
+    listing: Listing | None = None
 
 
 class Walker:
@@ -86,14 +89,18 @@ class Walker:
     async def walk(self, route: Route, part: Part, step: Step) -> Outcome:
         """Take a step as far as it goes; GiveUp leaves it where it is."""
         trail = Trail(route.stream, (step.cursor, step.anchor))
+        tally = Tally(route.stream, step)
         limit = route.stream.paginate.max_pages if route.stream.paginate else 1
         request, asked = await self._ask(route, part, step)
         taken = 0
         while True:
             taken += 1
             if asked.answer.status >= 400:
-                return await self._refused(route, part, step, request, asked)
+                return await self._refused(route, part, step, request, asked, tally)
             turn = self._read(route, part, step, request, asked.answer, trail)
+            tally.take(step, asked.answer, turn.found)
+            if turn.over:
+                turn = turn._replace(listing=tally.listing(part, step))
             if not turn.over:
                 trail.take(turn.found, turn.next)
             # a look beyond the end is no further page
@@ -194,12 +201,15 @@ class Walker:
             and not known.part(child.stream, child.partition).closed
         )
 
-    async def _refused(self, route: Route, part: Part, step: Step, request: Request, asked: Asked) -> Outcome:
+    async def _refused(
+        self, route: Route, part: Part, step: Step, request: Request, asked: Asked, tally: Tally
+    ) -> Outcome:
         """Stage a refusal where it changes what is known."""
         status = asked.answer.status
         if step.cursor is None and part.closed == status and (part.is_gone or status not in GONE):
             return "done"
-        await self._stage(route, part, step, request, asked, _Turn())
+        listing = tally.listing(part, step) if is_beyond(step.cursor) else None
+        await self._stage(route, part, step, request, asked, _Turn(listing=listing))
         if step.cursor is None or is_beyond(step.cursor):
             return "done"
         if step.is_opening and status in route.stream.closed_by:
@@ -229,6 +239,7 @@ class Walker:
             label=step.label,
             next=turn.next,
             covered=turn.covered,
+            listing=turn.listing,
             children=turn.children,
             records=len(turn.found),
             digest=await digest(asked.answer.body),

@@ -474,14 +474,16 @@ class Store:
             texts = list(owners)
             for start in range(0, len(texts), _OWNERS):
                 some = SWEEPS.c.key.in_(texts[start : start + _OWNERS])
-                for row in connection.execute(sa.select(SWEEPS).where(of_table, SWEEPS.c.columns == text, some)):
+                for row in connection.execute(
+                    sa.select(SWEEPS).where(of_table, SWEEPS.c.columns == text, some)
+                ):
                     sweep = Sweep(row.first, row.last)
                     for key in owners[row.key]:
                         found[key] = max(found.get(key, sweep), sweep, key=lambda one: one.first)
         return found
 
     def _dying(self, connection: sa.Connection, table: Table) -> dict[Key, str]:
-        """Those of the keys last filled in whose rows stay though they are proven to be deleted; the state."""
+        """Those of the keys last filled in whose rows stay though they are deleted; in which state."""
         rows = sa.select(DELETES.c.key, DELETES.c.state).where(
             DELETES.c.table == table.name, DELETES.c.key.in_(self.keys.texts(table.name))
         )
@@ -513,7 +515,7 @@ class Store:
     ) -> None:
         """Whether a merged row can be shown, or why not; but for what it has `lost` to another.
 
-        One that is shown, and proven to be deleted, stays until the reconciler has counted how many there are.
+        One that is shown, and deleted upstream, stays until the reconciler has counted how many there are.
         """
         stated = known.stated
         if not stated.known:
@@ -837,7 +839,7 @@ class Store:
         self.engine.insert(connection, WITHHELD, WITHHELD.c.keys(), changes.withhold)
 
     def _note_due(self, connection: sa.Connection, table: Table, changes: _Changes) -> None:
-        """Which of the rows that were decided are shown, and proven to be deleted; the others are not any more."""
+        """Which of the decided rows stay though they are deleted upstream; others are not due any more."""
         name, decided = table.name, {*changes.void, *changes.remove}
         held = changes.kept_back & changes.due.keys()
         if self.keys.fill(connection, name, held):

@@ -30,9 +30,6 @@ from ingest.load.straight import is_of_page, of_page
 from ingest.types import Envelope, Key
 from ingest.withheld import LEFT_OUT, load_row
 
-#: the walks that may be complete listings
-_LISTING = ("full", "head")
-
 
 class Swept:
     """What the listings of one stream are of."""
@@ -46,7 +43,7 @@ class Swept:
     def note(self, stamp: int, envelope: Envelope, batch: Batch) -> None:
         """Count a page of a walk that may prove itself complete."""
         proof = envelope.listing
-        if envelope.walk.kind not in _LISTING or (envelope.status >= 400 and proof is None):
+        if envelope.walk.kind != "full" or (envelope.status >= 400 and proof is None):
             return
         owner = self._owner(envelope.partition)
         if owner is None:
@@ -120,7 +117,7 @@ class Sweeping:
     # -- what is left out --------------------------------------------------------------------------
 
     def _leaves_out(self, one: Listed) -> bool:
-        """True unless everything that the scope had, or gets in this batch, is stated since the listing began."""
+        """True unless all that the scope had, or gets in this batch, is stated since the listing began."""
         table = self._store.catalog.tables[one.scope.of.table]
         since, before = set[Key](), set[Key]()
         for key, full in self._batch.full.get(table.name, {}).items():

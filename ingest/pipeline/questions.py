@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Reference
-from ingest.ledger import DEAD_LETTERS, KEYS, LOCK, MISSING, PAGES, REOPENED, RUNS, WITHHELD
+from ingest.ledger import DEAD_LETTERS, KEYS, LOCK, MISSING, PAGES, REOPENED, RUNS, TRIES, WITHHELD
 from ingest.report import Certificate, DeadLetter, MissingParent, Status
 from ingest.window import read_window
 from ingest.withheld import FOR
@@ -66,16 +66,21 @@ def missing(
 ) -> list[tuple[MissingParent, int]]:
     """References whose target is not in the mirror, each with the page that decided its state (0 is none)."""
     found = []
+    tries = {(row.table, row.key): row for row in connection.execute(sa.select(TRIES))}
     for row in connection.execute(sa.select(MISSING).order_by(MISSING.c.table, MISSING.c.key)).mappings():
         held = sa.and_(WITHHELD.c.target_table == row["table"], WITHHELD.c.target_key == row["key"])
         some = sa.select(WITHHELD.c.table, WITHHELD.c.key, WITHHELD.c.column).where(held)
         ordered = some.order_by(WITHHELD.c.table, WITHHELD.c.key, WITHHELD.c.column)
         referring = connection.execute(ordered.limit(_EXPLAINED if explain else 1)).all()
+        tried = tries.get((row["table"], row["key"]))
+        refused = row["state"] in ("gone", "forbidden")
         parent = MissingParent(
             table=row["table"],
             key=row["key"],
             state=row["state"],
             attempts=row["attempts"],
+            since=tried.since if tried is not None else None,
+            next_try=tried.next_try if tried is not None and refused else None,
             references=count(connection, WITHHELD, held),
             by=_referring(catalog, referring[0].table, referring[0].column) if referring else "",
             rows=tuple([f"{one.table} {one.key}" for one in referring]) if explain else (),

@@ -21,11 +21,14 @@ from ingest.catalog import Catalog, Reference
 from ingest.engines.base import Engine
 from ingest.keys import Keys, dump_key, load_key, raw
 from ingest.leaving import is_here
-from ingest.ledger import BUDGET, DELETES
+from ingest.ledger import BUDGET, DELETES, LOGS
 from ingest.reconcile.references import References
 from ingest.reconcile.scope import Scope
+from ingest.report import Certificate, HeldDeletes
 from ingest.types import Key
 
+#: proofs that are named for each table
+_EXPLAINED = 3
 #: rows by table
 Rows: TypeAlias = dict[str, set[Key]]
 
@@ -36,6 +39,10 @@ class Allowance(NamedTuple):
     rows: int = 20
     #: of the rows there were
     share: float = 0.02
+
+
+#: where nothing else is said
+ALLOWANCE = Allowance()
 
 
 class _Spent(NamedTuple):
@@ -105,6 +112,34 @@ class Deletes:
             if row.stamp <= settled.get(row.table, 0) and row.state == "due":
                 free[row.table].add(load_key(row.key))
         return due, free
+
+    def held(self, connection: sa.Connection) -> tuple[HeldDeletes, ...]:
+        """What is held back: how much of which table, why, and what would go with it."""
+        rows = sa.select(DELETES).where(DELETES.c.state == "held").order_by(DELETES.c.table, DELETES.c.stamp)
+        keys: Rows = defaultdict(set)
+        why: dict[str, Counter[str]] = defaultdict(Counter)
+        for row in connection.execute(rows):
+            if row.table in self._catalog.tables:
+                keys[row.table].add(load_key(row.key))
+                why[row.table][row.proof] += 1
+        found = []
+        for name, some in keys.items():
+            reached = self._reached(connection, name, some)
+            table = self._catalog.tables[name].sql
+            found.append(
+                HeldDeletes(
+                    table=name,
+                    rows=len(some),
+                    of=connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0,
+                    why=tuple([f"{proof}: {many:,}" for proof, many in why[name].most_common(_EXPLAINED)]),
+                    cascades={
+                        below: many
+                        for below, keys in sorted(reached.items())
+                        if (many := len(keys - some) if below == name else len(keys))
+                    },
+                )
+            )
+        return tuple(found)
 
     # -- the budget ------------------------------------------------------------------------------
 
@@ -181,6 +216,21 @@ def begin_budget(
     connection.execute(sa.delete(BUDGET))
     rows = [(name, many, 0, settled_to) for name, many in sorted(had.items())]
     engine.insert(connection, BUDGET, BUDGET.c.keys(), rows)
+
+
+def resume_budget(connection: sa.Connection, engine: Engine, last: Certificate | None) -> None:
+    """Where none was begun, what the last certificate says is what there was."""
+    known = set(connection.scalars(sa.select(BUDGET.c.table)))
+    settled_to = connection.scalar(sa.select(sa.func.max(LOGS.c.loaded_to))) or 0
+    if last is not None and not known:
+        begin_budget(connection, engine, {one.table: one.rows for one in last.tables}, settled_to=settled_to)
+
+
+def keep_held(connection: sa.Connection) -> None:
+    """All rows are about to be loaded once more: what was held back is to be held again."""
+    connection.execute(sa.delete(DELETES).where(DELETES.c.state != "held"))
+    connection.execute(sa.update(DELETES).values(state="kept"))
+    connection.execute(sa.update(BUDGET).values(deleted=0))
 
 
 def _together(some: Iterable[Rows]) -> Rows:

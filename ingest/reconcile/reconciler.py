@@ -1,4 +1,4 @@
-"""The ordered steps, and the proof at their end: deletes, references, derived columns, missing parents, verify."""
+"""The ordered steps, and their proof: deletes, references, derived columns, missing parents, verify."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ingest.catalog import Catalog
 from ingest.engines.base import Engine
 from ingest.keys import Keys
 from ingest.ledger import TOUCHED
-from ingest.reconcile.deletes import Allowance, Deletes
+from ingest.reconcile.deletes import ALLOWANCE, Allowance, Deletes
 from ingest.reconcile.derived import Derivation
 from ingest.reconcile.missing import Missing
 from ingest.reconcile.references import References
 from ingest.reconcile.scope import Scope
 from ingest.reconcile.verify import Proof, accounting
-from ingest.report import DerivedProof, Observer, ReferenceProof, unobserved
+from ingest.report import DerivedProof, HeldDeletes, Observer, ReferenceProof, unobserved
 
 
 class Proven(NamedTuple):
@@ -48,7 +48,7 @@ class Reconciler:
         keys: Keys,
         *,
         fetchable: frozenset[str] | None = None,
-        allowance: Allowance = Allowance(),
+        allowance: Allowance = ALLOWANCE,
         observe: Observer = unobserved,
     ) -> None:
         #: `fetchable`: tables whose rows can be asked for by id; None when any can
@@ -75,6 +75,10 @@ class Reconciler:
         healed = self._missing.settle(connection, scope)
         self._observe("step.finished", step="missing", arrived=healed)
         return healed
+
+    def held(self, connection: sa.Connection) -> tuple[HeldDeletes, ...]:
+        """The deletes that are held back."""
+        return self._deletes.held(connection)
 
     def prove(self, connection: sa.Connection, *, whole: bool) -> Proven:
         """Check everything, or everything that was touched; changes nothing."""

@@ -276,6 +276,7 @@ async def test_migrate_makes_a_new_database_and_says_so(project: Project) -> Non
     project.upgrade()
     assert await project.migrate() == [
         "ledger 0001: All tables",
+        "ledger 0002: Proven listings, deletes held back, and when missing parents are asked for again",
         "corkboard 0001: Boards and notes",
         "corkboard 0002: Notes have a title, and always a text",
     ]
@@ -459,7 +460,7 @@ async def test_tables_that_were_made_without_revisions_are_recognised(project: P
     project.write(project.package, MODELS, FIRST)
     assert await project.status() == {"boards": 2, "notes": 3}
     assert await project.migrate() == [
-        "ledger 0001: its tables were there",
+        "ledger 0002: its tables were there",
         "corkboard 0001: its tables were there",
     ]
     assert project.revisions() == HEADS

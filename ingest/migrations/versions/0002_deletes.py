@@ -1,4 +1,4 @@
-"""Proven listings, deletes that are held back, and when a missing parent is asked for again."""
+"""Proven listings, deletes held back, and when missing parents are asked for again."""
 
 from __future__ import annotations
 
