@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from ingest.fetch.answer import Answer
 from ingest.fetch.paginate import is_beyond, stated_total
 from ingest.fetch.parts import Part
 from ingest.fetch.trail import identity
 from ingest.fetch.walk import Step
 from ingest.source import Offset, PageNumber, Stream
-from ingest.types import Listing
+from ingest.types import Covered, Listing
 
 
 class Tally:
@@ -43,8 +45,12 @@ class Tally:
         self._ids.update(ids)
         self._records += len(ids)
 
-    def listing(self, part: Part, step: Step) -> Listing | None:
-        """The proof that goes with the walk's last page; None where it does not prove itself complete."""
+    def covered(self, page: Covered | None, part: Part, step: Step) -> Covered | None:
+        """What the walk's last page covers, with the proof that the walk is complete, if it is."""
+        listing = self._listing(part, step)
+        return page if listing is None else msgspec.structs.replace(page or Covered(), listing=listing)
+
+    def _listing(self, part: Part, step: Step) -> Listing | None:
         walk = step.walk
         if not self._stream.sweep or walk.kind != "full" or walk.since is not None or walk.start is not None:
             return None

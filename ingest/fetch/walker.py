@@ -34,7 +34,7 @@ from ingest.fetch.routes import ROOT, Route
 from ingest.fetch.stager import Asked, Stager, digest
 from ingest.fetch.trail import Trail
 from ingest.fetch.walk import Command, Step, vouches_late
-from ingest.types import LABEL, Child, Covered, Envelope, Listing, Request
+from ingest.types import LABEL, Child, Covered, Envelope, Request
 
 #: what a server says of a cursor that it does not know, or that leads too far
 _NO_CURSOR: Final = (400, 404, 410, 416, 422)
@@ -63,8 +63,6 @@ class _Turn(NamedTuple):
     over: bool = True
     #: the command's bound is reached, the walk's end is not
     leaves: bool = False
-    #: the walk has listed everything
-    listing: Listing | None = None
 
 
 class Walker:
@@ -100,7 +98,7 @@ class Walker:
             turn = self._read(route, part, step, request, asked.answer, trail)
             tally.take(step, asked.answer, turn.found)
             if turn.over:
-                turn = turn._replace(listing=tally.listing(part, step))
+                turn = turn._replace(covered=tally.covered(turn.covered, part, step))
             if not turn.over:
                 trail.take(turn.found, turn.next)
             # a look beyond the end is no further page
@@ -208,8 +206,8 @@ class Walker:
         status = asked.answer.status
         if step.cursor is None and part.closed == status and (part.is_gone or status not in GONE):
             return "done"
-        listing = tally.listing(part, step) if is_beyond(step.cursor) else None
-        await self._stage(route, part, step, request, asked, _Turn(listing=listing))
+        covered = tally.covered(None, part, step) if is_beyond(step.cursor) else None
+        await self._stage(route, part, step, request, asked, _Turn(covered))
         if step.cursor is None or is_beyond(step.cursor):
             return "done"
         if step.is_opening and status in route.stream.closed_by:
@@ -239,7 +237,6 @@ class Walker:
             label=step.label,
             next=turn.next,
             covered=turn.covered,
-            listing=turn.listing,
             children=turn.children,
             records=len(turn.found),
             digest=await digest(asked.answer.body),

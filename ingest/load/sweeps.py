@@ -42,7 +42,7 @@ class Swept:
 
     def note(self, stamp: int, envelope: Envelope, batch: Batch) -> None:
         """Count a page of a walk that may prove itself complete."""
-        proof = envelope.listing
+        proof = envelope.covered.listing if envelope.covered is not None else None
         if envelope.walk.kind != "full" or (envelope.status >= 400 and proof is None):
             return
         owner = self._owner(envelope.partition)
@@ -151,6 +151,11 @@ class Sweeping:
             and tuple(one.stated.values.get(name) for name in of.columns) == scope.owner
         }
         shown = [dump_key(key) for key, one in gone.items() if one.shown]
+        if store.keys.fill(connection, of.table, map(load_key, shown)):
+            # what was held, in a database that is loaded once more, stays held
+            mine = (DELETES.c.table == of.table, DELETES.c.key.in_(store.keys.texts(of.table)))
+            kept = sa.update(DELETES).where(*mine, DELETES.c.state == "kept")
+            connection.execute(kept.values(state="held"))
         due = [(of.table, text, "due", sweep.last, f"{LEFT_OUT}{sweep.last}") for text in shown]
         store.engine.insert(connection, DELETES, DELETES.c.keys(), due, new_only=True)
         self._void([dump_key(key) for key, one in gone.items() if not one.shown], of.table)

@@ -195,8 +195,7 @@ class Job:
             )
         )
         pages, records = await self._machine.pending()
-        held = await self._database.read(self._machine.reconciler.held)
-        return msgspec.structs.replace(known, pending_pages=pages, pending_records=records, held=held)
+        return msgspec.structs.replace(known, pending_pages=pages, pending_records=records)
 
     async def missing(self, *, explain: bool = False) -> list[MissingParent]:
         """References whose target is not in the mirror; `explain`: who refers to it, what was answered."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Reference
 from ingest.ledger import DEAD_LETTERS, KEYS, LOCK, MISSING, PAGES, REOPENED, RUNS, TRIES, WITHHELD
-from ingest.report import Certificate, DeadLetter, MissingParent, Status
+from ingest.reconcile.deletes import held as held_deletes
+from ingest.report import Certificate, DeadLetter, HeldDeletes, MissingParent, Status
 from ingest.window import read_window
 from ingest.withheld import FOR
 
@@ -21,6 +24,7 @@ def status(
     """What is known and open; of what is pending, the page log knows."""
     held = connection.execute(sa.select(LOCK)).first()
     window = read_window(held.window) if held else None
+    last = certificates(connection)[-1:]
     return Status(
         database=database,
         log=log,
@@ -30,11 +34,19 @@ def status(
         holder=held.holder if held else None,
         since=held.since if held else None,
         window=window.why if window else None,
-        last=certificates(connection)[-1:],
+        last=last,
+        held=tuple(_held_back(connection, catalog, last)),
         rows=count_rows(connection, catalog),
         dead_letters=count(connection, DEAD_LETTERS, DEAD_LETTERS.c.state == "open"),
         unmapped=unmapped(connection),
     )
+
+
+def _held_back(connection: sa.Connection, catalog: Catalog, last: list[Certificate]) -> Iterator[HeldDeletes]:
+    """The deletes that are held back; what would go with them, the last certificate has counted."""
+    cascades = {one.table: one.cascades for proof in last for one in proof.held}
+    for one in held_deletes(connection, catalog):
+        yield msgspec.structs.replace(one, cascades=cascades.get(one.table, {}))
 
 
 def certificates(connection: sa.Connection) -> list[Certificate]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Reference
@@ -115,31 +116,15 @@ class Deletes:
 
     def held(self, connection: sa.Connection) -> tuple[HeldDeletes, ...]:
         """What is held back: how much of which table, why, and what would go with it."""
-        rows = sa.select(DELETES).where(DELETES.c.state == "held").order_by(DELETES.c.table, DELETES.c.stamp)
-        keys: Rows = defaultdict(set)
-        why: dict[str, Counter[str]] = defaultdict(Counter)
-        for row in connection.execute(rows):
-            if row.table in self._catalog.tables:
-                keys[row.table].add(load_key(row.key))
-                why[row.table][row.proof] += 1
-        found = []
-        for name, some in keys.items():
-            reached = self._reached(connection, name, some)
-            table = self._catalog.tables[name].sql
-            found.append(
-                HeldDeletes(
-                    table=name,
-                    rows=len(some),
-                    of=connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0,
-                    why=tuple([f"{proof}: {many:,}" for proof, many in why[name].most_common(_EXPLAINED)]),
-                    cascades={
-                        below: many
-                        for below, keys in sorted(reached.items())
-                        if (many := len(keys - some) if below == name else len(keys))
-                    },
-                )
-            )
-        return tuple(found)
+        return tuple([self._with_cascades(connection, one) for one in held(connection, self._catalog)])
+
+    def _with_cascades(self, connection: sa.Connection, one: HeldDeletes) -> HeldDeletes:
+        mine = (DELETES.c.table == one.table, DELETES.c.state == "held")
+        some = set(map(load_key, connection.scalars(sa.select(DELETES.c.key).where(*mine))))
+        reached = self._reached(connection, one.table, some)
+        reached[one.table] = reached.get(one.table, set()) - some
+        cascades = {name: len(keys) for name, keys in sorted(reached.items()) if keys}
+        return msgspec.structs.replace(one, cascades=cascades)
 
     # -- the budget ------------------------------------------------------------------------------
 
@@ -216,6 +201,28 @@ def begin_budget(
     connection.execute(sa.delete(BUDGET))
     rows = [(name, many, 0, settled_to) for name, many in sorted(had.items())]
     engine.insert(connection, BUDGET, BUDGET.c.keys(), rows)
+
+
+def held(connection: sa.Connection, catalog: Catalog) -> list[HeldDeletes]:
+    """What is held back, without what would go with it."""
+    of_table: dict[str, Counter[str]] = defaultdict(Counter)
+    rows = sa.select(DELETES.c.table, DELETES.c.proof, sa.func.count()).where(DELETES.c.state == "held")
+    for name, proof, many in connection.execute(rows.group_by(DELETES.c.table, DELETES.c.proof)):
+        if name in catalog.tables:
+            of_table[name][proof] = many
+    found = []
+    for name, proofs in sorted(of_table.items()):
+        there = sa.select(sa.func.count()).select_from(catalog.tables[name].sql)
+        most = sorted(proofs.items(), key=lambda one: (-one[1], one[0]))[:_EXPLAINED]
+        found.append(
+            HeldDeletes(
+                table=name,
+                rows=proofs.total(),
+                of=connection.scalar(there) or 0,
+                why=tuple([f"{proof}: {many:,}" for proof, many in most]),
+            )
+        )
+    return found
 
 
 def resume_budget(connection: sa.Connection, engine: Engine, last: Certificate | None) -> None:
