@@ -148,7 +148,10 @@ def truth(
         if where not in graves:
             return False
         (version, stamp), proof = graves[where], life.get(where)
-        return proof is None or (proof[0] <= version and proof[1] < stamp)
+        # one that was only ever mentioned is missing still where nobody said that it was deleted
+        if proof is None:
+            return any(one.told for one in buries if (one.table, one.key) == where)
+        return proof[0] <= version and proof[1] < stamp
 
     result = Truth({table: {} for table in rules.key})
     for where, values in stated.items():

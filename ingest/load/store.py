@@ -43,6 +43,7 @@ from ingest.ledger import DELETES, PAGES, SWEEPS, TOMBSTONES, WITHHELD
 from ingest.load.batch import Batch, FullRow, Letter, rank_of
 from ingest.load.claims import NOTHING, WAITING, Claim, Lost, claiming, claims_of, lost_by
 from ingest.load.merge import (
+    UNPROVEN,
     Stated,
     Statement,
     Sweep,
@@ -446,7 +447,7 @@ class Store:
         found: dict[Key, Proof] = {}
         for key, one in merged.items():
             tombstone, sweep, proofs = tombstones.get(key), sweeps.get(key), []
-            if tombstone is not None and tombstone.voids(one.stated.life):
+            if tombstone is not None and tombstone.voids(one.stated.life) and _concerns(tombstone, one):
                 proofs.append(Proof(tombstone.stamp, tombstone.proof))
             if sweep is not None and sweep.voids(one.stated):
                 proofs.append(Proof(sweep.last, f"{LEFT_OUT}{sweep.last}"))
@@ -882,6 +883,14 @@ class Store:
             found = self._lookup(stamp)
             self._asked[stamp] = -1 if found is None else found
         return self._asked[stamp]
+
+
+def _concerns(tombstone: Tombstone, known: Known) -> bool:
+    """True unless all there is are mentions, and nobody has said that they are of something deleted.
+
+    What was only not there when it was asked for by id is missing still.
+    """
+    return tombstone.told or known.stated.life != UNPROVEN
 
 
 def _leave_out(letter: Letter, full: dict[Key, FullRow], partial: dict[Key, list[Statement]]) -> None:

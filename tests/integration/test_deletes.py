@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ingest.pipeline import Job, limits, open_job
+from ingest.pipeline.run import Run
 from ingest.report import Certificate
 from tests.integration import deletes_models
 from tests.integration.jobs import Setup, cli
@@ -31,6 +32,9 @@ OF_A_ROOM = {
     "set": {"room_id": "$partition.rooms.id"},
     "sweep": True,
 }
+
+
+BY_ID_ONLY = {"entity": "Person", "by_id": BY_ID}
 
 
 class Mirrored:
@@ -171,9 +175,6 @@ async def test_a_listing_with_a_dead_letter_in_it_proves_nothing(tmp_path: Path)
         assert 5 in it.keys("rooms")
 
 
-# -- 404 by id -----------------------------------------------------------------------------------------
-
-
 # -- the budget ----------------------------------------------------------------------------------------
 
 
@@ -240,6 +241,67 @@ async def test_what_would_go_with_a_few_rows_counts_too(tmp_path: Path) -> None:
         assert (one.table, one.rows, one.cascades) == ("rooms", 1, {"messages": 30})
         assert (it.keys("rooms"), len(it.keys("messages"))) == ([1, 2, 3], 60)
         assert (await it.sync(allow=True)).exit == 0
+        assert it.differences() == []
+
+
+async def test_a_run_that_was_killed_counts_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = messages(99, author=1)
+    it = Mirrored(tmp_path, truth(100, *said, people=1), rooms=ROOMS, people=BY_ID_ONLY, messages=MESSAGES)
+    monkeypatch.setattr(limits, "BATCH", 15)
+    monkeypatch.setattr(limits, "BULK", 15)
+    async with it.up:
+        await it.sync()
+        it.delete("rooms", range(1, 16))
+        it.truth.upsert("people", {"id": 2, "name": "new"})
+        it.truth.upsert("messages", {**said[0], "author_id": 2})
+
+        async def killed(*_: Any) -> None:
+            raise RuntimeError("killed")
+
+        with monkeypatch.context() as patch:
+            # what is deleted by then is committed, within the window
+            patch.setattr(Run, "_heal", killed)
+            with pytest.raises(RuntimeError, match="killed"):
+                await it.sync()
+        assert len(it.keys("rooms")) == 85
+        it.delete("rooms", range(16, 31))
+        held = await it.sync()
+        assert (held.exit, [one.rows for one in held.held]) == (3, [15])
+        assert len(it.keys("rooms")) == 85
+        assert (await it.sync(allow=True)).exit == 0
+        assert it.differences() == []
+        # from that certificate on it is counted anew
+        it.delete("rooms", range(31, 46))
+        assert (await it.sync()).exit == 0
+        assert it.differences() == []
+
+
+async def test_the_bounds_are_what_the_job_says(tmp_path: Path) -> None:
+    it = Mirrored(tmp_path, truth(10), rooms=ROOMS)
+    it.setup.tables["deletes"] = {"rows": 1, "percent": 25}
+    async with it.up:
+        await it.sync()
+        it.delete("rooms", [1, 2])
+        assert (await it.sync()).exit == 0
+        it.delete("rooms", [3, 4, 5])
+        assert (await it.sync()).exit == 3
+        assert it.keys("rooms") == list(range(3, 11))
+
+
+async def test_rows_that_nobody_has_seen_are_never_held(tmp_path: Path) -> None:
+    gone = {"path": "/rooms/deleted", "records": "data", "entity": "Room", "deletes": True}
+    it = Mirrored(tmp_path, truth(100), rooms={**ROOMS, "sweep": False}, gone=gone)
+    it.setup.tables["deletes"] = {"rows": 0, "percent": 0}
+    async with it.up:
+        first = await it.sync()
+        assert first.exit == 0
+        it.delete("rooms", [1])
+        assert (await it.sync()).exit == 3
+        # a database that is made anew from the log has never shown them
+        it.setup.database.unlink()
+        assert (await it.sync()).held == ()
         assert it.differences() == []
 
 

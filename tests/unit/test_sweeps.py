@@ -233,6 +233,13 @@ async def test_what_was_asked_for_after_that_brings_it_back_and_what_was_not_doe
     assert await keys(mirror) == [1, 2, 3]
 
 
+async def test_who_was_only_ever_mentioned_is_missing_still(mirror: Mirrored) -> None:
+    message = {"id": 1, "room_id": 1, "device_id": 1, "author": {"id": 8, "name": "new"}, "author_id": 8}
+    await mirror.load([page(1, "rooms", [{"id": 1, "title": "t"}]), page(2, "messages", [message])])
+    await mirror.load([by_id(3, "users", 8, asked=2)])
+    assert await keys(mirror) == [8]
+
+
 async def test_a_parent_that_nobody_ever_stated_is_missing_though_it_is_not_there(mirror: Mirrored) -> None:
     await mirror.load([page(1, "rooms", [{"id": 1, "title": "t"}])])
     await mirror.load([page(2, "messages", [{"id": 1, "room_id": 1, "device_id": 7}])])
