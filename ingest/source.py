@@ -524,6 +524,19 @@ def _check_stream(source: Source, name: str, stream: Stream, file: FilePath) -> 
     _check_end(stream, where)
     if stream.sweep:
         _check_sweep(stream, where)
+        others = (other for other, one in source.streams.items() if one.sweep and other != name)
+        for other in others:
+            if _scope(source.streams[other]) == _scope(stream):
+                raise ConfigError(
+                    f"sweeps the same rows as {other!r}: what the one lists, the other would delete",
+                    where=where,
+                    hint="let one of them sweep, or tell their rows apart by `set`",
+                )
+
+
+def _scope(stream: Stream) -> tuple[Any, dict[str, str]]:
+    """Which rows a stream's listings are of."""
+    return stream.entities.default, stream.set
 
 
 def _check_sweep(stream: Stream, where: str) -> None:

@@ -99,7 +99,7 @@ class Run:
 
     def _begin(self, connection: sa.Connection) -> None:
         """Write the run down; an open window is said before anything else."""
-        resume_budget(connection, self._database.engine, next(iter(certificates(connection)[-1:]), None))
+        resume_budget(connection, self._database.engine, partial(_newest, connection))
         held = window(connection)
         self._windowed = held is not None
         if held is not None:
@@ -294,6 +294,10 @@ class Run:
         finally:
             self._healing = False
         self._asked |= {ask.where for ask in asks}
+
+
+def _newest(connection: sa.Connection) -> Certificate | None:
+    return next(iter(certificates(connection)[-1:]), None)
 
 
 #: exit statuses of runs that gave a certificate

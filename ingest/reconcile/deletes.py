@@ -11,7 +11,7 @@ open. A held row stays as it is, and so do the rows below it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -225,11 +225,14 @@ def held(connection: sa.Connection, catalog: Catalog) -> list[HeldDeletes]:
     return found
 
 
-def resume_budget(connection: sa.Connection, engine: Engine, last: Certificate | None) -> None:
-    """Where none was begun, what the last certificate says is what there was."""
-    known = set(connection.scalars(sa.select(BUDGET.c.table)))
-    settled_to = connection.scalar(sa.select(sa.func.max(LOGS.c.loaded_to))) or 0
-    if last is not None and not known:
+def resume_budget(
+    connection: sa.Connection, engine: Engine, newest: Callable[[], Certificate | None]
+) -> None:
+    """Where none was begun, what the newest certificate says is what there was."""
+    known = connection.execute(sa.select(BUDGET.c.table).limit(1)).first()
+    last = newest() if known is None else None
+    if last is not None:
+        settled_to = connection.scalar(sa.select(sa.func.max(LOGS.c.loaded_to))) or 0
         begin_budget(connection, engine, {one.table: one.rows for one in last.tables}, settled_to=settled_to)
 
 
