@@ -73,6 +73,8 @@ class Sweeping:
         self._open = {row.walk: row for row in connection.execute(sa.select(LISTINGS))}
         #: listings that begin and end in the batch, and leave nothing out
         self._idle: set[str] = set()
+        #: rows that are kept aside, asked for once before the batch is written and once after it
+        self._aside: dict[SetOf, dict[Key | None, list[Key]]] = {}
 
     def renewed(self, in_order: Mapping[str, bool]) -> set[str]:
         """The tables whose rows are to be written even where they are equal: when they were stated counts.
@@ -92,7 +94,7 @@ class Sweeping:
 
     def finish(self) -> None:
         """Count what is loaded now; sweep where all pages of a listing are."""
-        broken = self._broken()
+        broken, self._aside = self._broken(), {}
         for walk, one in self._batch.listed.items():
             if walk in self._idle:
                 # what it lists was not written anew: by itself it proves nothing any more
@@ -127,7 +129,10 @@ class Sweeping:
             (since if lately else before).add(key)
         if before:
             return True
-        return any(key not in since for key in self._within(table, one.scope))
+        left = {key for key in self._within(table, one.scope) if key not in since}
+        # of those that are held back it is known already
+        mine = sa.select(DELETES.c.key).where(DELETES.c.table == table.name, DELETES.c.state != "kept")
+        return bool(left) and not left <= set(map(load_key, self._connection.scalars(mine)))
 
     def _sweep(self, scope: Scope, sweep: Sweep) -> None:
         """Remember the listing, where none is newer; what it leaves out is due."""
@@ -185,20 +190,27 @@ class Sweeping:
         yield from held
 
     def _held(self, table: Table, scope: Scope) -> list[Key]:
-        """The rows of a scope that are kept aside whole, or in a column of the scope."""
+        """The rows of a scope that are kept aside whole; and all of which a column of a scope is."""
+        if scope.of not in self._aside:
+            self._aside[scope.of] = self._kept_aside(table, scope.of)
+        aside = self._aside[scope.of]
+        return [*aside.get(scope.owner, ()), *aside.get(None, ())]
+
+    def _kept_aside(self, table: Table, of: SetOf) -> dict[Key | None, list[Key]]:
+        """By the scope they are in; None where only a column is kept aside, which may say so."""
         aside = sa.select(WITHHELD.c.key, WITHHELD.c.column, WITHHELD.c.value).where(
             WITHHELD.c.table == table.name,
             WITHHELD.c.reason != "deleted",
-            WITHHELD.c.column.in_(("", *scope.of.columns)),
+            WITHHELD.c.column.in_(("", *of.columns)),
             WITHHELD.c.value.is_not(None),
         )
-        found: list[Key] = []
+        found: dict[Key | None, list[Key]] = {}
         for row in self._connection.execute(aside):
+            owner = None
             if row.column == "":
                 values: Mapping[str, Any] = load_row(table, row.value)[0]
-                if tuple(values.get(name) for name in scope.of.columns) != scope.owner:
-                    continue
-            found.append(load_key(row.key))
+                owner = tuple(values.get(name) for name in of.columns)
+            found.setdefault(owner, []).append(load_key(row.key))
         return found
 
 

@@ -197,6 +197,7 @@ async def test_too_many_deletes_are_held_until_somebody_allows_them(
         assert "--allow-deletes" in " ".join(held.remarks)
         again = await it.sync()
         assert (again.exit, again.held, len(it.keys("rooms"))) == (3, held.held, 100)
+        assert windows or again.load.written == 0
         async with it.job(write=False) as job:
             assert (await job.status()).held == held.held
         allowed = await it.sync(allow=True)
