@@ -69,6 +69,15 @@ class Heal(_Strict, frozen=True, kw_only=True):
     max_requests: Annotated[int, msgspec.Meta(ge=0)] = 1000
 
 
+class Deletes(_Strict, frozen=True, kw_only=True):
+    """How many rows one run may delete of a table: what is beyond both bounds is held back."""
+
+    #: rows
+    rows: Annotated[int, msgspec.Meta(ge=0)] = 20
+    #: percent of the rows there were
+    percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 2.0
+
+
 class SourceConfig(_Strict, frozen=True, kw_only=True):
     """One source as the job configures it; what it states goes before `source.toml`."""
 
@@ -101,6 +110,7 @@ class _File(_Strict, frozen=True, kw_only=True):
     staging: Staging = msgspec.field(default_factory=Staging)
     fetch: Fetch = msgspec.field(default_factory=Fetch)
     heal: Heal = msgspec.field(default_factory=Heal)
+    deletes: Deletes = msgspec.field(default_factory=Deletes)
 
 
 class ConfiguredSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +135,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     staging: Staging = msgspec.field(default_factory=Staging)
     fetch: Fetch
     heal: Heal
+    deletes: Deletes = msgspec.field(default_factory=Deletes)
     sources: dict[str, ConfiguredSource]
 
 
@@ -142,6 +153,7 @@ def read_config(file: FilePath) -> Config:
         staging=decoded.staging,
         fetch=decoded.fetch,
         heal=decoded.heal,
+        deletes=decoded.deletes,
         sources={name: _configured(name, stated, file) for name, stated in decoded.sources.items()},
     )
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Table
+from ingest.clock import Clock
 from ingest.engines.base import Engine
 from ingest.form import reader
 from ingest.keys import is_row, load_key, raw
-from ingest.ledger import MISSING, WITHHELD
+from ingest.ledger import MISSING, TRIES, WITHHELD
 from ingest.source import ById, Source, Stream
 from ingest.types import Key
 from ingest.withheld import load_row
 
+#: what a server says of a parent that it does not give
+_REFUSED = ("gone", "forbidden")
+#: how long that is believed at first; twice as long each time it says so again, and at most
+_LATER, _LATEST = timedelta(days=1), timedelta(days=30)
+_of_missing = (TRIES.c.table == MISSING.c.table, TRIES.c.key == MISSING.c.key)
 _REFERRER = re.compile(r"\{referrer\.([A-Za-z_]\w*)\}")
 
 
@@ -61,15 +67,42 @@ class Healer:
         """The tables whose rows can be asked for by id."""
         return frozenset(self._ways)
 
-    def asks(self, connection: sa.Connection, asked: set[tuple[str, str]], *, limit: int) -> list[Ask]:
-        """What is wanted, can be asked for, and was not asked for yet in this run."""
+    def asks(
+        self, connection: sa.Connection, asked: set[tuple[str, str]], *, now: str, limit: int
+    ) -> list[Ask]:
+        """What is wanted, can be asked for, and was not asked for yet in this run.
+
+        What was gone, or could not be read, is wanted again when its time has come.
+        """
+        refused = MISSING.c.state.in_(_REFUSED)
+        again = sa.exists().where(*_of_missing, refused, TRIES.c.next_try <= now)
         rows = connection.execute(
             sa.select(MISSING.c.table, MISSING.c.key)
-            .where(MISSING.c.state == "wanted", MISSING.c.table.in_(sorted(self._ways)))
+            .where(sa.or_(MISSING.c.state == "wanted", again), MISSING.c.table.in_(sorted(self._ways)))
             .order_by(MISSING.c.table, MISSING.c.key)
         )
         wanted = [(table, key) for table, key in rows if (table, key) not in asked][:limit]
         return [self._ask(connection, table, key) for table, key in wanted]
+
+    @staticmethod
+    def schedule(connection: sa.Connection, engine: Engine, clock: Clock) -> None:
+        """Note since when each is wanted, and put off those that were refused, longer each time."""
+        now = clock.now()
+        missing = sa.exists().where(*_of_missing)
+        connection.execute(sa.delete(TRIES).where(sa.not_(missing)))
+        known = sa.exists().where(*_of_missing)
+        fresh = sa.select(MISSING.c.table, MISSING.c.key).where(sa.not_(known))
+        since = now.isoformat(timespec="milliseconds")
+        rows = [(*row, since, 0, None) for row in connection.execute(fresh)]
+        engine.insert(connection, TRIES, TRIES.c.keys(), rows)
+        refused = sa.select(MISSING.c.table, MISSING.c.key, MISSING.c.attempts).where(
+            *_of_missing, MISSING.c.state.in_(_REFUSED), MISSING.c.attempts > TRIES.c.attempts
+        )
+        for table, key, attempts in connection.execute(refused).all():
+            later = now + min(_LATER * 2 ** min(attempts - 1, 30), _LATEST)
+            put_off = {"attempts": attempts, "next_try": later.isoformat(timespec="milliseconds")}
+            mine = (TRIES.c.table == table, TRIES.c.key == key)
+            connection.execute(sa.update(TRIES).where(*mine).values(put_off))
 
     def _ask(self, connection: sa.Connection, table: str, text: str) -> Ask:
         source, stream, by_id = self._ways[table]

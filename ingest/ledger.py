@@ -110,6 +110,20 @@ MISSING = sa.Table(
     sa.Column("stamp", sa.BigInteger, nullable=False),
 )
 
+TRIES = sa.Table(
+    "ingest_tries",
+    LEDGER,
+    #: a missing parent
+    sa.Column("table", sa.String(_TABLE), primary_key=True),
+    sa.Column("key", sa.String(KEY_LENGTH), primary_key=True),
+    #: since when it is wanted
+    sa.Column("since", sa.String(40), nullable=False),
+    #: how often it had been asked for when it was last decided when it is asked for again
+    sa.Column("attempts", sa.Integer, nullable=False),
+    #: that it is gone, or may not be read, is believed until then
+    sa.Column("next_try", sa.String(40)),
+)
+
 TOMBSTONES = sa.Table(
     "ingest_tombstones",
     LEDGER,
@@ -129,6 +143,59 @@ SETS = sa.Table(
     sa.Column("columns", sa.String(_COLUMNS), primary_key=True),
     sa.Column("key", sa.String(KEY_LENGTH), primary_key=True),
     *_rank(),
+)
+
+LISTINGS = sa.Table(
+    "ingest_listings",
+    LEDGER,
+    #: a walk of a stream that sweeps, some of whose pages are loaded
+    sa.Column("walk", sa.String(_NAME), primary_key=True),
+    #: whose rows it lists, as in ingest_sweeps
+    sa.Column("table", sa.String(_TABLE), nullable=False),
+    sa.Column("columns", sa.String(_COLUMNS), nullable=False),
+    sa.Column("key", sa.String(KEY_LENGTH), nullable=False),
+    #: pages that were loaded without a dead letter, and how many there are; NULL before the last is loaded
+    sa.Column("sound", sa.Integer, nullable=False),
+    sa.Column("pages", sa.Integer),
+    #: the stamps of its first and its last page; as far as they are loaded
+    sa.Column("first", sa.BigInteger, nullable=False),
+    sa.Column("last", sa.BigInteger, nullable=False),
+)
+
+SWEEPS = sa.Table(
+    "ingest_sweeps",
+    LEDGER,
+    #: whose rows were listed completely, by which columns, and these columns' values
+    sa.Column("table", sa.String(_TABLE), primary_key=True),
+    sa.Column("columns", sa.String(_COLUMNS), primary_key=True),
+    sa.Column("key", sa.String(KEY_LENGTH), primary_key=True),
+    #: the stamps of the newest such listing's first and last page: rows last stated before the first are gone
+    sa.Column("first", sa.BigInteger, nullable=False),
+    sa.Column("last", sa.BigInteger, nullable=False),
+)
+
+DELETES = sa.Table(
+    "ingest_deletes",
+    LEDGER,
+    #: rows that are shown, and are proven to be deleted upstream
+    sa.Column("table", sa.String(_TABLE), primary_key=True),
+    sa.Column("key", sa.String(KEY_LENGTH), primary_key=True),
+    #: due: the reconciler has not decided yet | held: too many went at once
+    sa.Column("state", sa.String(16), nullable=False),
+    #: of the page that proved it
+    sa.Column("stamp", sa.BigInteger, nullable=False),
+    sa.Column("proof", sa.String(_NAME), nullable=False),
+)
+
+BUDGET = sa.Table(
+    "ingest_budget",
+    LEDGER,
+    sa.Column("table", sa.String(_TABLE), primary_key=True),
+    #: rows when the last certificate was given, and how many were deleted since
+    sa.Column("had", sa.BigInteger, nullable=False),
+    sa.Column("deleted", sa.BigInteger, nullable=False),
+    #: what was proven at or below this stamp was carried out, or is held
+    sa.Column("settled_to", sa.BigInteger, nullable=False),
 )
 
 DEAD_LETTERS = sa.Table(

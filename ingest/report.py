@@ -91,6 +91,9 @@ class MissingParent(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     state: Literal["wanted", "fetched", "forbidden", "gone", "external"]
     attempts: int
+    #: since when it is wanted, and when it is asked for again; None for as soon as a run can
+    since: str | None = None
+    next_try: str | None = None
     #: how many stated references want it
     references: int
     #: one of the columns that refer to it, `messages.reply_to_id`
@@ -115,6 +118,25 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     raw: str
 
 
+class HeldDeletes(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of a table that are proven to be deleted, and held back: too many would go in one run."""
+
+    table: str
+    rows: int
+    #: how many the table has
+    of: int
+    #: the proofs that most of them have, and how many each
+    why: tuple[str, ...] = ()
+    #: rows that would go with them, by table
+    cascades: dict[str, int] = {}
+
+    def __str__(self) -> str:
+        """In one line."""
+        more = ", ".join(f"{many:,} of {name}" for name, many in self.cascades.items())
+        with_them = f", and with them {more}" if more else ""
+        return f"{self.rows:,} of {self.of:,} rows of {self.table}{with_them} ({'; '.join(self.why)})"
+
+
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """What a run proved, written to the ledger and printed."""
 
@@ -137,6 +159,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     #: values kept aside, by reason
     withheld: dict[str, int] = {}
     tombstones: int = 0
+    #: deletes that are held back until somebody allows them
+    held: tuple[HeldDeletes, ...] = ()
     dead_letters: int = 0
     #: upstream keys no column takes, `stream: path`
     unmapped: tuple[str, ...] = ()
@@ -165,6 +189,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: the last certificate, if there is one
     last: list[Certificate]
     rows: dict[str, int]
+    #: deletes that are held back until somebody allows them
+    held: tuple[HeldDeletes, ...] = ()
     dead_letters: int
     #: upstream keys no column takes
     unmapped: list[str]

@@ -278,6 +278,8 @@ class Stream(_Strict, frozen=True, kw_only=True):
     omits: Literal["null"] | None = None
     #: every record of this stream says that the row with its key was deleted
     deletes: bool = False
+    #: a walk that lists everything proves that what it leaves out was deleted
+    sweep: bool = False
     #: answers that end the partition without an error (a conversation one may not read)
     closed_by: tuple[int, ...] = (403, 404, 410)
 
@@ -520,6 +522,58 @@ def _check_stream(source: Source, name: str, stream: Stream, file: FilePath) -> 
             hint='each = "parent stream"',
         )
     _check_end(stream, where)
+    if stream.sweep:
+        _check_sweep(stream, where)
+        others = (other for other, one in source.streams.items() if one.sweep and other != name)
+        for other in others:
+            if _scope(source.streams[other]) == _scope(stream):
+                raise ConfigError(
+                    f"sweeps the same rows as {other!r}: what the one lists, the other would delete",
+                    where=where,
+                    hint="let one of them sweep, or tell their rows apart by `set`",
+                )
+
+
+def _scope(stream: Stream) -> tuple[Any, dict[str, str]]:
+    """Which rows a stream's listings are of."""
+    return stream.entities.default, stream.set
+
+
+def _check_sweep(stream: Stream, where: str) -> None:
+    """A listing proves nothing unless it is known of which rows it is, and noticed when they shift."""
+    entities = stream.entities
+    if stream.path is None or stream.deletes or entities.cases or len(entities.default) != 1:
+        raise ConfigError(
+            "sweep needs a listing of one entity",
+            where=where,
+            hint="take `sweep` away; or give the stream a path and one entity",
+        )
+    told = {said.removeprefix("$partition.") for said in stream.set.values()}
+    unsaid = next((name for name in stream.parameters if name not in told), None)
+    if unsaid is not None:
+        raise ConfigError(
+            f"sweep needs to know which rows are those of {unsaid!r}",
+            where=where,
+            hint=f'set = {{ COLUMN = "$partition.{unsaid}" }}',
+        )
+    if isinstance(stream.paginate, PageNumber | Offset) and stream.paginate.total is None:
+        raise ConfigError(
+            "sweep cannot notice that numbered pages shift",
+            where=where,
+            hint="state paginate.total, the path of how many records there are",
+        )
+    news = {
+        "since": stream.since is not None,
+        'order = "newest-first"': stream.order == "newest-first",
+        "tail": isinstance(stream.paginate, Cursor) and stream.paginate.tail,
+    }
+    for said, only_news in news.items():
+        if only_news:
+            raise ConfigError(
+                f"sweep needs all of its listing each time, and with {said} only news is asked for",
+                where=where,
+                hint="sweep by a stream of its own that lists everything",
+            )
 
 
 def _check_source(source: Source, file: FilePath) -> None:

@@ -77,6 +77,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: str | None = None
 
 
+class Listing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """That a walk's pages are all there is: each led to the next, from the start to the end."""
+
+    #: how many pages it has
+    pages: int
+    #: the stamp of its first page; 0 for this one
+    first: int = 0
+
+
 class Covered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a page covers of its partition."""
 
@@ -87,6 +96,8 @@ class Covered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ids: tuple[str, ...] = ()
     #: index of the first record that was already known; None when the page met no known ground
     seam: int | None = None
+    #: on the last page of a walk that has listed everything
+    listing: Listing | None = None
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

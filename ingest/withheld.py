@@ -16,6 +16,10 @@ from ingest.catalog import Table
 #: parent is there again, but a constraint is against it
 Reason = Literal["missing", "cascade", "deleted", "incomplete", "collision", "refused"]
 
+#: how the proof begins of a row that was not there when it was asked for by id
+BY_ID = "asked by id "
+#: and of one that a complete listing left out
+LEFT_OUT = "left out of a listing "
 #: in `column`, before a foreign key's name: one of the references for which a whole row is withheld
 FOR = ">"
 

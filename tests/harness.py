@@ -19,6 +19,7 @@ from ingest.keys import Keys, load_key, raw
 from ingest.ledger import LEDGER, LOCK, WITHHELD
 from ingest.load.decoders import Decoders
 from ingest.load.loader import Loader
+from ingest.reconcile.deletes import Allowance, begin_budget
 from ingest.reconcile.reconciler import Proven, Reconciler
 from ingest.source import Source
 from ingest.types import Envelope, LoadCounts, Page, Request, Walk
@@ -95,14 +96,21 @@ class Mirrored:
     def _load(self, connection: sa.Connection, pages: Sequence[Page], in_order: bool) -> LoadCounts:
         return self.loader.load(connection, pages, log=LOG, run="run", in_order=in_order)
 
-    async def settle(self) -> Proven:
+    async def settle(self, *, allow: bool = False) -> Proven:
         """Reconcile, prove what was touched and everything, and forget what was touched."""
         async with self.connection.begin():
-            return await self.connection.run_sync(self._settle)
+            return await self.connection.run_sync(lambda c: self._settle(c, allow=allow))
 
-    def _settle(self, connection: sa.Connection) -> Proven:
+    async def hold_deletes(self) -> None:
+        """From here on all deletes are held that nobody allows."""
+        self.reconciler = Reconciler(self.catalog, self.engine, self.keys, allowance=Allowance(0, 0.0))
+        had = dict.fromkeys(self.catalog.tables, 1)
+        async with self.connection.begin():
+            await self.connection.run_sync(lambda c: begin_budget(c, self.engine, had, settled_to=0))
+
+    def _settle(self, connection: sa.Connection, *, allow: bool = False) -> Proven:
         build(connection)
-        self.reconciler.settle(connection)
+        self.reconciler.settle(connection, allow_deletes=allow)
         while self.loader.settle_claims(connection):
             self.reconciler.settle(connection)
         touched = self.reconciler.prove(connection, whole=False)

@@ -29,6 +29,7 @@ JOB: dict[str, type[msgspec.Struct]] = {
     "[staging]": config.Staging,
     "[fetch]": config.Fetch,
     "[heal]": config.Heal,
+    "[deletes]": config.Deletes,
 }
 #: every table of source.toml
 SOURCE: dict[str, type[msgspec.Struct]] = {

@@ -1,12 +1,12 @@
 """DESIGN's precedence in plain python: statements in, rows out. The oracle of every convergence test.
 
 It knows nothing of SQL, batches, runs or the order in which pages were loaded: only statements, each
-with its rank, tombstones, complete lists and the foreign keys' rules.
+with its rank, tombstones, complete lists and listings, and the foreign keys' rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,17 @@ class Buries:
     key: tuple[Any, ...]
     version: int
     stamp: int
+    #: False: all that is known is that it was not there when it was asked for by id
+    told: bool = True
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """A listing proven complete: rows with these values that were last stated before it began are gone."""
+
+    table: str
+    scope: tuple[tuple[str, Any], ...]
+    first: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,9 @@ class Truth:
     withheld: dict[tuple[str, tuple[Any, ...], str], Any] = field(default_factory=dict)
 
 
-def truth(rules: Rules, says: list[Says], buries: list[Buries], lists: list[Lists]) -> Truth:
+def truth(
+    rules: Rules, says: list[Says], buries: list[Buries], lists: list[Lists], sweeps: Sequence[Sweeps] = ()
+) -> Truth:
     """The rows and withheld values that the statements amount to."""
     newest: dict[tuple[str, str, Any], tuple[int, int, int]] = {}
     for one in lists:
@@ -105,21 +118,40 @@ def truth(rules: Rules, says: list[Says], buries: list[Buries], lists: list[List
     stated: dict[Where, Row] = {}
     graves: dict[Where, tuple[int, int]] = {}
     life: dict[Where, tuple[int, int]] = {}
+    #: when it was last stated: at its top, where it ever was
+    stamps: dict[Where, int] = {}
+    mentions: dict[Where, int] = {}
     for one in buries:
         version, stamp = graves.get((one.table, one.key), (one.version, one.stamp))
         graves[(one.table, one.key)] = (max(version, one.version), max(stamp, one.stamp))
     for one in sorted((one for one in says if listed(one)), key=lambda one: one.rank):
         where = (one.table, one.key)
         stated.setdefault(where, {}).update(one.values)
+        mentions[where] = one.rank[1]
         if one.top:
+            stamps[where] = max(stamps.get(where, 0), one.rank[1])
             version, asked = life.get(where, (one.rank[0], one.asked))
             life[where] = (max(version, one.rank[0]), max(asked, one.asked))
 
+    def swept(where: Where) -> bool:
+        last = stamps.get(where, mentions[where])
+        return any(
+            one.table == where[0]
+            and last < one.first
+            and all(stated[where].get(name) == value for name, value in one.scope)
+            for one in sweeps
+        )
+
     def dead(where: Where) -> bool:
+        if swept(where):
+            return True
         if where not in graves:
             return False
         (version, stamp), proof = graves[where], life.get(where)
-        return proof is None or (proof[0] <= version and proof[1] < stamp)
+        # one that was only ever mentioned is missing still where nobody said that it was deleted
+        if proof is None:
+            return any(one.told for one in buries if (one.table, one.key) == where)
+        return proof[0] <= version and proof[1] < stamp
 
     result = Truth({table: {} for table in rules.key})
     for where, values in stated.items():
@@ -129,7 +161,8 @@ def truth(rules: Rules, says: list[Says], buries: list[Buries], lists: list[List
             result.withheld[(table, key, "")] = values
         else:
             result.rows[table][key] = full
-    _settle(rules, result, stated, graves)
+    gone = {(one.table, one.key) for one in buries if one.told} | {one for one in stated if dead(one)}
+    _settle(rules, result, stated, gone)
     for rule in rules.follows:
         for key, row in result.rows[rule.parent].items():
             children = [one for one in result.rows[rule.child].values() if one[rule.by] == key[0]]
@@ -137,9 +170,7 @@ def truth(rules: Rules, says: list[Says], buries: list[Buries], lists: list[List
     return result
 
 
-def _settle(
-    rules: Rules, result: Truth, stated: dict[Where, Row], graves: dict[Where, tuple[int, int]]
-) -> None:
+def _settle(rules: Rules, result: Truth, stated: dict[Where, Row], gone: set[Where]) -> None:
     """Park rows until no parked-kind reference dangles; then make stubs, and null what is left."""
     parking = True
     while parking:
@@ -149,7 +180,7 @@ def _settle(
                 target = (row[rule.column],)
                 if target[0] is None or target in result.rows[rule.target]:
                     continue
-                buried = (rule.target, target) in graves
+                buried = (rule.target, target) in gone
                 park = rule.ondelete == "CASCADE" if buried else rule.missing == "park"
                 if park:
                     del result.rows[rule.table][key]
@@ -160,7 +191,7 @@ def _settle(
             target = (row[rule.column],)
             if target[0] is None or target in result.rows[rule.target]:
                 continue
-            if rule.missing == "stub" and (rule.target, target) not in graves:
+            if rule.missing == "stub" and (rule.target, target) not in gone:
                 blank = {**dict.fromkeys(rules.columns[rule.target]), **rules.defaults.get(rule.target, {})}
                 result.rows[rule.target][target] = {**blank, rules.key[rule.target][0]: target[0]}
             else:

@@ -101,12 +101,21 @@ def show(answer: object, draw: Callable[[Console], None], *, as_json: bool) -> N
 
 
 def certify(
-    invocation: Invocation, question: Callable[[Job], Awaitable[Certificate]], *, as_json: bool
+    invocation: Invocation,
+    question: Callable[[Job], Awaitable[Certificate]],
+    *,
+    as_json: bool,
+    allow_deletes: bool = False,
 ) -> NoReturn:
     """Run what ends in a certificate, show it, and exit with its status."""
     from ingest.cli import render
 
-    proof = ask(invocation, question, write=True)
+    async def run(job: Job) -> Certificate:
+        if allow_deletes:
+            job.allow_deletes()
+        return await question(job)
+
+    proof = ask(invocation, run, write=True)
     show(proof, lambda out: render.certificate(out, proof), as_json=as_json)
     raise typer.Exit(proof.exit)
 

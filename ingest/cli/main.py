@@ -50,6 +50,10 @@ class LogFormat(StrEnum):
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+AllowDeletes = Annotated[
+    bool,
+    typer.Option("--allow-deletes", help="Carry out deletes however many there are, and those held back."),
+]
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A source of config.toml.")]
 
 
@@ -114,13 +118,19 @@ def sync(
     sources: Annotated[
         list[str] | None, typer.Argument(metavar="SOURCE", help="Only these sources of config.toml.")
     ] = None,
+    allow_deletes: AllowDeletes = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch what changed, load it, reconcile, and certify.
 
     An interrupted run is finished first.
     """
-    certify(_of(ctx), lambda job: job.sync(tuple(sources or ())), as_json=as_json)
+    certify(
+        _of(ctx),
+        lambda job: job.sync(tuple(sources or ())),
+        as_json=as_json,
+        allow_deletes=allow_deletes,
+    )
 
 
 @app.command()
@@ -134,6 +144,7 @@ def backfill(
     until: Annotated[
         str | None, typer.Option(metavar="T", help="From this time or key back.", show_default=False)
     ] = None,
+    allow_deletes: AllowDeletes = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch older history.
@@ -144,13 +155,14 @@ def backfill(
         _of(ctx),
         lambda job: job.backfill(source, stream=stream, since=since, until=until),
         as_json=as_json,
+        allow_deletes=allow_deletes,
     )
 
 
 @app.command()
-def recover(ctx: typer.Context, as_json: AsJson = False) -> None:
+def recover(ctx: typer.Context, allow_deletes: AllowDeletes = False, as_json: AsJson = False) -> None:
     """Finish an interrupted import without the network."""
-    certify(_of(ctx), lambda job: job.recover(), as_json=as_json)
+    certify(_of(ctx), lambda job: job.recover(), as_json=as_json, allow_deletes=allow_deletes)
 
 
 @app.command()
@@ -166,6 +178,7 @@ def replay(
     diff: Annotated[
         bool, typer.Option("--diff", help="Only say what --rebuild would alter under today's models.")
     ] = False,
+    allow_deletes: AllowDeletes = False,
     as_json: AsJson = False,
 ) -> None:
     """Run recorded pages through the same pipeline.
@@ -180,7 +193,12 @@ def replay(
         found = ask_config(_of(ctx), _compare)
         show(found, lambda out: render.difference(out, found), as_json=as_json)
         return
-    certify(_of(ctx), lambda job: job.replay(path, rebuild=rebuild), as_json=as_json)
+    certify(
+        _of(ctx),
+        lambda job: job.replay(path, rebuild=rebuild),
+        as_json=as_json,
+        allow_deletes=allow_deletes,
+    )
 
 
 @app.command()

@@ -128,7 +128,15 @@ def verdict(proof: Certificate) -> str:
 def missing(out: Console, parents: Sequence[MissingParent]) -> None:
     """Every reference whose target is not in the mirror."""
     names = ("table", "key", "state", "attempts", "references", "by")
-    table(out, ({name: getattr(parent, name) for name in names} for parent in parents))
+    times = ("since", "next_try")
+    table(
+        out,
+        (
+            {name: getattr(parent, name) for name in names}
+            | {name.replace("_", " "): _minute(getattr(parent, name)) for name in times}
+            for parent in parents
+        ),
+    )
     _total(out, len(parents), "missing parent")
 
 
@@ -145,12 +153,23 @@ def explained(out: Console, parents: Sequence[MissingParent]) -> None:
                     "  wanted by",
                     " of ".join(filter(None, [plain(one.by), rows])) or "itself: a row not complete",
                 ),
+                ("  wanted since", _minute(one.since)),
+                ("  asked again", _minute(one.next_try) if one.next_try else _when(one)),
                 ("  policies", ", ".join(one.policies) or "-"),
                 ("  answered", plain(one.answered) if one.answered else "not asked yet"),
             ],
         )
         out.print()
     _total(out, len(parents), "missing parent")
+
+
+def _when(one: MissingParent) -> str:
+    return "in the next run" if one.state == "wanted" else "when `ingest missing --retry` was run"
+
+
+def _minute(time: str | None) -> str:
+    """A time to the minute."""
+    return plain(time)[:16].replace("T", " ") if time else "-"
 
 
 def dead_letters(out: Console, letters: Sequence[DeadLetter]) -> None:
@@ -258,6 +277,7 @@ def status(out: Console, known: Status) -> None:
             ("lock", f"held by {plain(known.holder)} since {plain(known.since)}" if known.holder else "free"),
             ("integrity window", f"OPEN: {plain(known.window)}" if known.window else "closed"),
             ("dead letters", f"{known.dead_letters:,}"),
+            *_some("deletes held", map(str, known.held)),
             *_some("unmapped", known.unmapped),
             *(("last run", verdict(proof)) for proof in known.last),
         ],
@@ -324,6 +344,7 @@ def _proven(proof: Certificate) -> list[tuple[str, str]]:
         said.append(("withheld", _by_name(proof.withheld)))
     if proof.tombstones:
         said.append(("deleted", f"{_count(proof.tombstones, 'row')} upstream"))
+    said += _some("deletes held", map(str, proof.held))
     return [*said, ("dead letters", f"{proof.dead_letters:,}"), ("gaps", f"{proof.gaps:,}")]
 
 

@@ -53,6 +53,7 @@ __all__ = [
     "is_full",
     "next_cursor",
     "request_at",
+    "stated_total",
     "walk_ends",
 ]
 
@@ -189,8 +190,16 @@ def total_pages(stream: Stream, answer: Answer) -> int | None:
     pages = paged.pages if isinstance(paged, PageNumber) else None
     if pages is not None:
         return _whole(Path(pages).first(answer.json))
-    total = _whole(Path(paged.total).first(answer.json)) if paged.total is not None else None
+    total = stated_total(stream, answer)
     return -(-total // paged.limit) if total is not None and paged.limit else None
+
+
+def stated_total(stream: Stream, answer: Answer) -> int | None:
+    """How many records the server says there are; None where it does not say."""
+    paged = stream.paginate
+    if not isinstance(paged, PageNumber | Offset) or paged.total is None:
+        return None
+    return _whole(Path(paged.total).first(answer.json))
 
 
 def _whole(value: Any) -> int | None:

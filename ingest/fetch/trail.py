@@ -31,7 +31,7 @@ class Trail:
 
     def repeats(self, records: Sequence[Any]) -> bool:
         """True for the records of the page before, once more: what some servers send beyond their end."""
-        last, these = ([_identity(self._stream, one) for one in some] for some in (self._last, records))
+        last, these = ([identity(self._stream, one) for one in some] for some in (self._last, records))
         if None in these or len({*these}) < len(these):
             return bool(records) and list(self._last) == list(records)
         return bool(records) and last == these
@@ -57,13 +57,13 @@ def _sign(stream: Stream, records: Sequence[Any]) -> int:
     """The same number for the same page, told by its ends: whoever sends a page again sends them too."""
     first, last = records[0], records[-1]
     # fields that change on every call must not make a page look new; but an id may be another's too
-    ids = _identity(stream, first), _identity(stream, last)
+    ids = identity(stream, first), identity(stream, last)
     if len(records) > 1 and None not in ids and ids[0] != ids[1]:
         return hash((len(records), ids))
     return hash((len(records), msgspec.json.encode(first), msgspec.json.encode(last)))
 
 
-def _identity(stream: Stream, record: Any) -> str | None:
+def identity(stream: Stream, record: Any) -> str | None:
     """A record's id, also where nobody has looked into the record before; None where it has none."""
     if not isinstance(record, msgspec.Raw):
         return record_id(stream, record)

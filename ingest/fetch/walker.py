@@ -17,6 +17,7 @@ from ingest.fetch.body import TooLarge
 from ingest.fetch.coverage import CoverageKey, coverage_key
 from ingest.fetch.extract import opened, records, revealed
 from ingest.fetch.known import Known
+from ingest.fetch.listing import Tally
 from ingest.fetch.lookout import Lookout
 from ingest.fetch.paginate import (
     beyond,
@@ -86,14 +87,18 @@ class Walker:
     async def walk(self, route: Route, part: Part, step: Step) -> Outcome:
         """Take a step as far as it goes; GiveUp leaves it where it is."""
         trail = Trail(route.stream, (step.cursor, step.anchor))
+        tally = Tally(route.stream, step)
         limit = route.stream.paginate.max_pages if route.stream.paginate else 1
         request, asked = await self._ask(route, part, step)
         taken = 0
         while True:
             taken += 1
             if asked.answer.status >= 400:
-                return await self._refused(route, part, step, request, asked)
+                return await self._refused(route, part, step, request, asked, tally)
             turn = self._read(route, part, step, request, asked.answer, trail)
+            tally.take(step, asked.answer, turn.found)
+            if turn.over:
+                turn = turn._replace(covered=tally.covered(turn.covered, part, step))
             if not turn.over:
                 trail.take(turn.found, turn.next)
             # a look beyond the end is no further page
@@ -194,12 +199,15 @@ class Walker:
             and not known.part(child.stream, child.partition).closed
         )
 
-    async def _refused(self, route: Route, part: Part, step: Step, request: Request, asked: Asked) -> Outcome:
+    async def _refused(
+        self, route: Route, part: Part, step: Step, request: Request, asked: Asked, tally: Tally
+    ) -> Outcome:
         """Stage a refusal where it changes what is known."""
         status = asked.answer.status
         if step.cursor is None and part.closed == status and (part.is_gone or status not in GONE):
             return "done"
-        await self._stage(route, part, step, request, asked, _Turn())
+        covered = tally.covered(None, part, step) if is_beyond(step.cursor) else None
+        await self._stage(route, part, step, request, asked, _Turn(covered))
         if step.cursor is None or is_beyond(step.cursor):
             return "done"
         if step.is_opening and status in route.stream.closed_by:

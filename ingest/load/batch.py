@@ -30,6 +30,31 @@ class SetOf(NamedTuple):
     columns: tuple[str, ...]
 
 
+class Scope(NamedTuple):
+    """Rows that have these values in these columns; all of a table without any."""
+
+    of: SetOf
+    owner: Key
+
+
+@dataclass(slots=True)
+class Listed:
+    """The pages of one walk that may prove itself complete."""
+
+    scope: Scope
+    stamps: set[int] = field(default_factory=set)
+    #: how many pages there are, and the stamps of the first and the last; None and 0 before the last page
+    pages: int | None = None
+    first: int = 0
+    last: int = 0
+
+    def join(self, other: Listed) -> None:
+        """Add what is known of its other pages."""
+        self.stamps |= other.stamps
+        if other.pages is not None:
+            self.pages, self.first, self.last = other.pages, other.first, other.last
+
+
 @dataclass(slots=True)
 class StatedSet:
     """A complete list: the member rows of one owner, and how new that is."""
@@ -68,6 +93,8 @@ class Batch:
     partial: dict[str, dict[Key, list[Statement]]] = field(default_factory=dict)
     sets: dict[SetOf, dict[Key, StatedSet]] = field(default_factory=dict)
     tombstones: dict[str, dict[Key, Tombstone]] = field(default_factory=dict)
+    #: walks that may be complete listings, by id
+    listed: dict[str, Listed] = field(default_factory=dict)
     facts: list[MissingFact] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
     #: upstream keys no column takes: (source, stream, path) to the first stamp that had it
@@ -138,6 +165,8 @@ class Batch:
         for of, lists in other.sets.items():
             for owner, stated in lists.items():
                 self.add_set(of, owner, stated.rank, stated.members)
+        for walk, listed in other.listed.items():
+            self.listed.setdefault(walk, Listed(listed.scope)).join(listed)
 
     def _join_rows(self, table: str, names: tuple[str, ...], other: Batch) -> None:
         full, partial = self._of(table)

@@ -17,12 +17,15 @@ from ingest.catalog import Catalog, Table
 from ingest.errors import ConfigError, SetAside
 from ingest.load.batch import Batch, Letter, MissingFact
 from ingest.load.found import Found, find_records, raw_record, read_body
+from ingest.load.merge import Tombstone
 from ingest.load.reading import Reading
 from ingest.load.shape import Shape
 from ingest.load.straight import Straight, is_of_page
+from ingest.load.sweeps import Swept
 from ingest.paths import Path
 from ingest.source import Stream
-from ingest.types import Envelope, Key, Page
+from ingest.types import HIGHEST_VERSION, Envelope, Key, Page
+from ingest.withheld import BY_ID
 
 
 class Decoder:
@@ -67,6 +70,8 @@ class Decoder:
         """Add what the page says; its records that cannot be stored become dead letters."""
         envelope = page.envelope
         batch.asked[page.stamp] = envelope.asked
+        if self._swept is not None:
+            self._swept.note(page.stamp, envelope, batch)
         if envelope.status >= 400:
             self._absences(page, batch, set())
             return
@@ -144,6 +149,9 @@ class Decoder:
         for key in asked:
             if key not in arrived:
                 batch.facts.append(MissingFact(shape.table.name, key, state, page.stamp))
+                if state == "gone":
+                    proof = Tombstone(HIGHEST_VERSION, page.stamp, f"{BY_ID}{page.stamp}")
+                    batch.bury(shape.table.name, key, proof)
 
     @property
     def proves_deletes(self) -> bool:
@@ -158,6 +166,13 @@ class Decoder:
         return self.stream.deletes or any(
             (one.purge and one.deleted) or (one.redacts and not one.clears) for one in mirrors
         )
+
+    @cached_property
+    def _swept(self) -> Swept | None:
+        """What its listings are of, where they may prove what they leave out to be deleted."""
+        if not self.stream.sweep:
+            return None
+        return Swept(self.shape(self.stream.entities.default[0]), self.stream.set)
 
     @cached_property
     def _straight(self) -> Straight | None:

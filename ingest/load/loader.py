@@ -18,6 +18,7 @@ from ingest.load.batch import Batch, Letter, rank_of
 from ingest.load.decoders import Decoders
 from ingest.load.sets import settle_sets
 from ingest.load.store import Store
+from ingest.load.sweeps import Sweeping
 from ingest.types import LoadCounts, Page
 
 
@@ -65,15 +66,24 @@ class Loader:
         # what an open dead letter says is not loaded: where it may speak of a table, pages are not in order
         waiting = self._spoken_of_by_letters(connection) if in_order else frozenset()
         ordered = {name: in_order and name not in waiting for name in batch.tables()}
+        sweeping = Sweeping(connection, self._store, batch)
+        renewed = sweeping.renewed(ordered)
         total, kept = 0, batch.kept + settle_sets(connection, self._store, batch, ordered)
         refused = 0
         for name in sorted(batch.tables()):
-            outcome = self._store.apply(connection, name, batch, in_order=ordered.get(name, in_order))
+            outcome = self._store.apply(
+                connection,
+                name,
+                batch,
+                in_order=ordered.get(name, in_order),
+                renew=name in renewed,
+            )
             total, kept, refused = total + outcome.written, kept + outcome.kept, refused + outcome.rejected
             if written is not None:
                 written[name] += outcome.written
             if name in waiting:
                 self._settle_letters(connection, name, batch)
+        sweeping.finish()
         counts = LoadCounts(
             pages=len(pages),
             quarantined=len(batch.quarantined),

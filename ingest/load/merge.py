@@ -14,6 +14,7 @@ import msgspec
 
 from ingest.catalog import NO_DEFAULT, Table
 from ingest.types import LOWEST_VERSION, NEVER, Key
+from ingest.withheld import BY_ID
 
 RankTuple: TypeAlias = tuple[int, int, int]
 #: under this name a row's exceptions keep what its top-level statements prove of its life
@@ -21,17 +22,21 @@ _LIFE = ""
 
 
 class Life(NamedTuple):
-    """The greatest version among a row's top-level statements, and the latest any was asked for."""
+    """What a row's top-level statements prove of its life."""
 
+    #: the greatest version among them
     version: int
+    #: the latest any was asked for
     asked: int
+    #: the latest any was staged
+    stamp: int
 
     def joined(self, other: Life) -> Life:
-        return Life(max(self.version, other.version), max(self.asked, other.asked))
+        return Life(*map(max, self, other))
 
 
 #: of a row that is only ever mentioned inside other records
-UNPROVEN = Life(LOWEST_VERSION, -1)
+UNPROVEN = Life(LOWEST_VERSION, -1, -1)
 
 
 @dataclass(slots=True)
@@ -60,13 +65,32 @@ class Tombstone:
     stamp: int
     proof: str
 
+    @property
+    def told(self) -> bool:
+        """True when upstream said that the row was deleted, and not only that it is not there."""
+        return not self.proof.startswith(BY_ID)
+
     def joined(self, other: Tombstone) -> Tombstone:
-        newer = max(self, other, key=lambda one: (one.stamp, one.version, one.proof))
+        newer = max(self, other, key=lambda one: (one.told, one.stamp, one.version, one.proof))
         return Tombstone(max(self.version, other.version), max(self.stamp, other.stamp), newer.proof)
 
     def voids(self, life: Life) -> bool:
         """True unless a statement has a greater version, or was asked for after the proof."""
         return life.version <= self.version and life.asked < self.stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A listing proven complete: what it leaves out, and nobody has spoken of since, is gone."""
+
+    #: the stamps of its first and its last page
+    first: int
+    last: int
+
+    def voids(self, stated: Stated) -> bool:
+        """True for a row that was last stated before the listing; a mention is none, where it ever was."""
+        last = stated.life.stamp if stated.life.stamp >= 0 else stated.rank[1]
+        return last < self.first
 
 
 @dataclass(slots=True)
@@ -95,7 +119,7 @@ class Stated:
         if rank > self.rank:
             self.rank = rank
         if statement.top:
-            self.life = self.life.joined(Life(rank[0], statement.asked))
+            self.life = self.life.joined(Life(rank[0], statement.asked, rank[1]))
         return changed
 
 
@@ -160,7 +184,7 @@ def dump_exceptions(table: Table, stated: Stated, asked: Callable[[int], int]) -
         for name in table.names
         if stated.ranks.get(name) != stated.rank
     }
-    if stated.life != Life(stated.rank[0], asked(stated.rank[1])):
+    if stated.life != Life(stated.rank[0], asked(stated.rank[1]), stated.rank[1]):
         exceptions[_LIFE] = list(stated.life)
     return msgspec.json.encode(exceptions, order="sorted").decode() if exceptions else None
 
@@ -184,5 +208,6 @@ def load_stated(
             ranks[name] = tuple(one)
     if not ranks:
         return Stated()  # a stub: nobody has stated anything
-    life = Life(*differing[_LIFE]) if _LIFE in differing else Life(rank[0], asked(rank[1]))
+    # what was stored before there were sweeps does not say when the row was staged last
+    life = Life(*[*differing.get(_LIFE, (rank[0], asked(rank[1]))), rank[1]][:3])
     return Stated({name: values[name] for name in ranks}, ranks, rank, life)

@@ -39,18 +39,32 @@ from ingest.keys import (
     touch_whole,
 )
 from ingest.leaving import Leaving, is_here, unique_names
-from ingest.ledger import PAGES, TOMBSTONES, WITHHELD
+from ingest.ledger import DELETES, PAGES, SWEEPS, TOMBSTONES, WITHHELD
 from ingest.load.batch import Batch, FullRow, Letter, rank_of
 from ingest.load.claims import NOTHING, WAITING, Claim, Lost, claiming, claims_of, lost_by
-from ingest.load.merge import Stated, Statement, Tombstone, dump_exceptions, load_stated, merge, shown
+from ingest.load.merge import (
+    UNPROVEN,
+    Stated,
+    Statement,
+    Sweep,
+    Tombstone,
+    dump_exceptions,
+    load_stated,
+    merge,
+    shown,
+)
 from ingest.mirror import LEDGER_COLUMNS
 from ingest.types import Key
-from ingest.withheld import dump_row, load_row
+from ingest.withheld import LEFT_OUT, dump_row, load_row
 
 #: where a withheld row that waits for nothing points
 _NO_TARGET: tuple[str | None, str | None] = (None, None)
 #: rank columns of a row, as compared
 _RANK = LEDGER_COLUMNS[:3]
+#: what the ledger may have to say of a row
+_ASIDES = (WITHHELD, TOMBSTONES, DELETES)
+#: owners looked up in one statement
+_OWNERS = 400
 #: unique values looked up in one statement
 _AT_ONCE = 100
 #: characters that mean nothing (Unicode's private use), how many, and how long a text is that a hash is in
@@ -65,6 +79,13 @@ class Outcome(NamedTuple):
     rejected: int
     #: keys of which it was decided anew what is shown and what is withheld
     decided: int = 0
+
+
+class Proof(NamedTuple):
+    """Why a row is deleted: the page that proves it, and how."""
+
+    stamp: int
+    text: str
 
 
 class Known(NamedTuple):
@@ -88,6 +109,12 @@ class _Changes:
     remove: list[Key] = field(default_factory=list)
     #: keys whose withheld entries are replaced
     void: list[Key] = field(default_factory=list)
+    #: keys of rows that stay though they are proven to be deleted, until the reconciler has counted them
+    due: dict[Key, Proof] = field(default_factory=dict)
+    #: keys of rows that were held, in a database that is loaded once more
+    kept_back: set[Key] = field(default_factory=set)
+    #: keys that nobody has to wait for any more: they are known to be deleted
+    gone: list[Key] = field(default_factory=list)
     written: int = 0
     kept: int = 0
 
@@ -137,16 +164,23 @@ class Store:
         self._fills = {name: stored_defaults(table) for name, table in catalog.tables.items()}
         self._births = {name: stored_births(table) for name, table in catalog.tables.items()}
         self._asked: dict[int, int] = {}
+        self._renew = False
 
     def create(self, connection: sa.Connection) -> None:
         """Make the temporary tables on this connection."""
         for table in self._batches.values():
             table.create(connection, checkfirst=False)
 
-    def apply(self, connection: sa.Connection, name: str, batch: Batch, *, in_order: bool) -> Outcome:
-        """Write what the batch says of one table. `in_order`: every lower stamp is loaded."""
+    def apply(
+        self, connection: sa.Connection, name: str, batch: Batch, *, in_order: bool, renew: bool = False
+    ) -> Outcome:
+        """Write what the batch says of one table.
+
+        `in_order`: every lower stamp is loaded. `renew`: also what says nothing new, for when it was said.
+        """
         table = self.catalog.tables[name]
         self._asked.update(batch.asked)
+        self._renew = renew
         if not table.uniques:
             return self._apply(connection, table, batch, in_order=in_order)
         contested = self._waiting(connection, table, batch)
@@ -155,6 +189,7 @@ class Store:
     def settle_claims(self, connection: sa.Connection, name: str) -> bool:
         """Let rows that wait for a unique value have it, where it is free or they are newer; if any does."""
         table, nothing = self.catalog.tables[name], Batch()
+        self._renew = False
         contested = self._waiting(connection, table, nothing) if table.uniques else frozenset()
         if not contested:
             return False
@@ -207,6 +242,12 @@ class Store:
             for key in keys:
                 partial.setdefault(key, []).append(batch.as_statement(table.names, key, full.pop(key)))
 
+        if full:
+            # late, or it may not be the newer one though it comes last: the merge knows when it was said
+            swept = self._swept_before(connection, table)
+            to_merge({key for key, one in full.items() if rank_of(one)[1] < swept})
+            if self._renew and table.mirror.version is not None:
+                to_merge(set(full))
         asides = self._has_asides(connection, table)
         fresh = not asides and connection.execute(_any_of(table.sql)).first() is None
         many = Outcome(0, 0, 0)
@@ -230,6 +271,7 @@ class Store:
         if refused:
             changes.leave_out(refused)
         self._withhold(connection, table, changes)
+        self._note_due(connection, table, changes)
         self._bury(connection, name, buried)
         self.engine.clear(connection, self._batches[name])
         written = many.written + rows - kept + changes.written - len(refused)
@@ -239,7 +281,7 @@ class Store:
 
     def _has_asides(self, connection: sa.Connection, table: Table) -> bool:
         """True when the ledger may have something to say of a row that the table has not got."""
-        of_table = (_any_of(one, one.c.table == table.name) for one in (WITHHELD, TOMBSTONES))
+        of_table = (_any_of(one, one.c.table == table.name) for one in _ASIDES)
         return any(connection.execute(one).first() is not None for one in of_table)
 
     def _take_special(self, connection: sa.Connection, table: Table) -> set[Key]:
@@ -253,7 +295,7 @@ class Store:
             is_in(key, sa.select(*(new.c[name] for name in table.key))), old.c.ingest_exceptions.is_not(None)
         )
         special = {tuple(row) for row in connection.execute(excepted)}
-        for ledger in (WITHHELD, TOMBSTONES):
+        for ledger in _ASIDES:
             if connection.execute(_any_of(ledger, ledger.c.table == table.name)).first() is not None:
                 staged = ledger.c.key.in_(sa.select(self._json(new, table.key)))
                 texts = sa.select(ledger.c.key).where(ledger.c.table == table.name, staged)
@@ -329,9 +371,11 @@ class Store:
         return connection.execute(sa.delete(new).where(lost)).rowcount
 
     def _is_newer(self, table: Table, new: Columns) -> sa.ColumnElement[bool]:
-        """True for what is newer than the row of its key, and says something else."""
+        """True for what is newer than the row of its key, and says something else (or is to be renewed)."""
         old, others = table.sql.c, (name for name in table.names if name not in table.key)
         newer = sa.tuple_(*(new[name] for name in _RANK)) > sa.tuple_(*(old[name] for name in _RANK))
+        if self._renew:
+            return newer
         return sa.and_(
             newer, sa.or_(*(self.engine.differs(new[name], old[name]) for name in others), sa.false())
         )
@@ -358,6 +402,7 @@ class Store:
             return changes
         known = self.known(connection, table, keys)
         tombstones = self._tombstones(connection, table.name, buried)
+        dying = self._dying(connection, table)
         merged: dict[Key, Known] = {}
         for key in sorted(keys):
             before = known.setdefault(key, Known(Stated(), False, None))
@@ -365,34 +410,97 @@ class Store:
             if key in contested:
                 # what says nothing new still says it later than another row does
                 statements = [replace(one, forced=True) for one in statements]
-            stated, written, kept = merge(before.stated, statements, tombstones.get(key), skip_equal=in_order)
+            # what says nothing new may say that a deleted row lives
+            skip = in_order and not (self._renew or before.withheld == "deleted" or key in dying)
+            stated, written, kept = merge(before.stated, statements, tombstones.get(key), skip_equal=skip)
             changes.written, changes.kept = changes.written + written, changes.kept + kept
             merged[key] = before._replace(stated=stated)
-        lost = self._lost(table, {key: merged[key] for key in contested}, tombstones, contest.aside)
+        proofs = self._proofs(connection, table, merged, tombstones)
+        claiming = {key: merged[key] for key in contested if merged[key].shown or key not in proofs}
+        lost = self._lost(table, claiming, contest.aside)
         for key, one in merged.items():
             now = lost.get(key, NOTHING)
-            if one.shown and not one.stated.known and (key in buried or key in contested):
+            if one.shown and not one.stated.known and key in contested:
                 # a stub, which says nothing of its own, makes room for anybody
                 changes.remove.append(key)
+            elif one.shown and not one.stated.known and key in buried:
+                if tombstones[key].told:
+                    changes.due[key] = Proof(buried[key].stamp, buried[key].proof)
             elif (
-                one.stated is not known[key].stated or key in buried or (key in contested and now != one.lost)
+                one.stated is not known[key].stated
+                or key in buried
+                or key in dying
+                or (key in contested and now != one.lost)
             ):
-                self._decide(table, key, one, tombstones.get(key), changes, now)
+                self._decide(table, key, one, proofs.get(key), changes, now, dying.get(key))
         return changes
+
+    def _proofs(
+        self,
+        connection: sa.Connection,
+        table: Table,
+        merged: Mapping[Key, Known],
+        tombstones: Mapping[Key, Tombstone],
+    ) -> dict[Key, Proof]:
+        """What proves that rows are deleted which somebody has stated; the earliest such proof."""
+        sweeps = self._sweeps(connection, table, merged)
+        found: dict[Key, Proof] = {}
+        for key, one in merged.items():
+            tombstone, sweep, proofs = tombstones.get(key), sweeps.get(key), []
+            if tombstone is not None and tombstone.voids(one.stated.life) and _concerns(tombstone, one):
+                proofs.append(Proof(tombstone.stamp, tombstone.proof))
+            if sweep is not None and sweep.voids(one.stated):
+                proofs.append(Proof(sweep.last, f"{LEFT_OUT}{sweep.last}"))
+            if proofs and one.stated.known:
+                found[key] = min(proofs)
+        return found
+
+    def _swept_before(self, connection: sa.Connection, table: Table) -> int:
+        """The stamp of the first page of the table's newest listing; 0 without any."""
+        newest = sa.select(sa.func.max(SWEEPS.c.first)).where(SWEEPS.c.table == table.name)
+        return connection.scalar(newest) or 0
+
+    def _sweeps(
+        self, connection: sa.Connection, table: Table, merged: Mapping[Key, Known]
+    ) -> dict[Key, Sweep]:
+        """The newest listing of each row's scope, as the row is stated now."""
+        of_table = SWEEPS.c.table == table.name
+        found: dict[Key, Sweep] = {}
+        for text in connection.scalars(sa.select(SWEEPS.c.columns).where(of_table).distinct()).all():
+            owners: dict[str, list[Key]] = {}
+            for key, one in merged.items():
+                owner = tuple(one.stated.values.get(name) for name in load_key(text))
+                if None not in owner:
+                    owners.setdefault(dump_key(owner), []).append(key)
+            texts = list(owners)
+            for start in range(0, len(texts), _OWNERS):
+                some = SWEEPS.c.key.in_(texts[start : start + _OWNERS])
+                for row in connection.execute(
+                    sa.select(SWEEPS).where(of_table, SWEEPS.c.columns == text, some)
+                ):
+                    sweep = Sweep(row.first, row.last)
+                    for key in owners[row.key]:
+                        found[key] = max(found.get(key, sweep), sweep, key=lambda one: one.first)
+        return found
+
+    def _dying(self, connection: sa.Connection, table: Table) -> dict[Key, str]:
+        """Those of the keys last filled in whose rows stay though they are deleted; in which state."""
+        rows = sa.select(DELETES.c.key, DELETES.c.state).where(
+            DELETES.c.table == table.name, DELETES.c.key.in_(self.keys.texts(table.name))
+        )
+        return {load_key(row.key): row.state for row in connection.execute(rows)}
 
     def _lost(
         self,
         table: Table,
         contested: Mapping[Key, Known],
-        tombstones: Mapping[Key, Tombstone],
         aside: Collection[Key],
     ) -> dict[Key, Lost]:
         """What contested rows cannot show, for others have it; a row that is not shown claims nothing."""
         claims: dict[Key, list[Claim]] = {}
         for key, one in contested.items():
-            tombstone = tombstones.get(key)
             row = shown(table, one.stated, self._fills[table.name]) if one.stated.known else None
-            if row is not None and not (tombstone is not None and tombstone.voids(one.stated.life)):
+            if row is not None:
                 claims[key] = claims_of(table, key, one.stated, row)
         return lost_by(claims, aside)
 
@@ -401,11 +509,15 @@ class Store:
         table: Table,
         key: Key,
         known: Known,
-        tombstone: Tombstone | None,
+        proof: Proof | None,
         changes: _Changes,
         lost: Lost,
+        dying: str | None,
     ) -> None:
-        """Whether a merged row can be shown, or why not; but for what it has `lost` to another."""
+        """Whether a merged row can be shown, or why not; but for what it has `lost` to another.
+
+        One that is shown, and deleted upstream, stays until the reconciler has counted how many there are.
+        """
         stated = known.stated
         if not stated.known:
             return
@@ -413,7 +525,11 @@ class Store:
         row = shown(table, stated, self._fills[table.name])
         changes.void.append(key)
         target: tuple[str | None, str | None] = _NO_TARGET
-        if tombstone is not None and tombstone.voids(stated.life):
+        if dying == "kept":
+            # everything is loaded once more: what was held stays held, also if it was never shown since
+            changes.kept_back.add(key)
+        stays = known.shown or dying == "kept"
+        if proof is not None and (not stays or row is None or lost is None):
             reason = "deleted"
         elif row is None:
             reason, target = "incomplete", (table.name, dump_key(key))
@@ -429,11 +545,15 @@ class Store:
                     changes.withhold.append(entry)
                     row = (*row[:place], None, *row[place + 1 :])
             changes.show.append((*row, *stated.rank, exceptions))
+            if proof is not None:
+                changes.due[key] = proof
             return
         if known.shown:
             changes.remove.append(key)
         value = dump_row(stated.values, exceptions)
         changes.withhold.append((table.name, dump_key(key), "", value, *stated.rank, reason, *target))
+        if reason == "deleted" and known.withheld != reason:
+            changes.gone.append(key)
 
     def known(self, connection: sa.Connection, table: Table, keys: Iterable[Key]) -> dict[Key, Known]:
         """What the database has of these keys: as stated, whether it shows or is withheld."""
@@ -719,6 +839,20 @@ class Store:
         connection.execute(sa.delete(WITHHELD).where(self._withheld_of(table.name)))
         self.engine.insert(connection, WITHHELD, WITHHELD.c.keys(), changes.withhold)
 
+    def _note_due(self, connection: sa.Connection, table: Table, changes: _Changes) -> None:
+        """Which of the decided rows stay though they are deleted upstream; others are not due any more."""
+        name, decided = table.name, {*changes.void, *changes.remove}
+        held = changes.kept_back & changes.due.keys()
+        if self.keys.fill(connection, name, held):
+            mine = sa.and_(DELETES.c.table == name, DELETES.c.key.in_(self.keys.texts(name)))
+            connection.execute(sa.update(DELETES).where(mine).values(state="held"))
+        if self.keys.fill(connection, name, decided - changes.due.keys() - changes.kept_back):
+            alive = sa.and_(DELETES.c.table == name, DELETES.c.key.in_(self.keys.texts(name)))
+            connection.execute(sa.delete(DELETES).where(alive))
+        due = [(name, dump_key(key), "due", one.stamp, one.text) for key, one in changes.due.items()]
+        self.engine.insert(connection, DELETES, DELETES.c.keys(), due, new_only=True)
+        touch_keys(connection, self.engine, name, map(dump_key, (*changes.due, *changes.gone)))
+
     def _bury(self, connection: sa.Connection, name: str, buried: Mapping[Key, Tombstone]) -> None:
         if not buried:
             return
@@ -749,6 +883,14 @@ class Store:
             found = self._lookup(stamp)
             self._asked[stamp] = -1 if found is None else found
         return self._asked[stamp]
+
+
+def _concerns(tombstone: Tombstone, known: Known) -> bool:
+    """True unless all there is are mentions, and nobody has said that they are of something deleted.
+
+    What was only not there when it was asked for by id is missing still.
+    """
+    return tombstone.told or known.stated.life != UNPROVEN
 
 
 def _leave_out(letter: Letter, full: dict[Key, FullRow], partial: dict[Key, list[Statement]]) -> None:

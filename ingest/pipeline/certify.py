@@ -13,7 +13,7 @@ from ingest.ledger import DEAD_LETTERS, MISSING, TOMBSTONES, WITHHELD
 from ingest.pipeline.questions import count, count_rows, unmapped
 from ingest.reconcile.reconciler import Proven
 from ingest.reconcile.verify import counted
-from ingest.report import Certificate, FetchReport, TableReport
+from ingest.report import Certificate, FetchReport, HeldDeletes, TableReport
 from ingest.types import LoadCounts
 
 
@@ -33,7 +33,9 @@ class Facts(NamedTuple):
     whole: bool
 
 
-def certify(connection: sa.Connection, facts: Facts, proven: Proven) -> Certificate:
+def certify(
+    connection: sa.Connection, facts: Facts, proven: Proven, held: tuple[HeldDeletes, ...] = ()
+) -> Certificate:
     """The certificate of a run as the database is now, in the transaction of what it proved."""
     absent = {(row.table, row.key) for row in connection.execute(sa.select(MISSING.c.table, MISSING.c.key))}
     rows = count_rows(connection, facts.catalog)
@@ -55,6 +57,7 @@ def certify(connection: sa.Connection, facts: Facts, proven: Proven) -> Certific
         healed=len(facts.asked - absent),
         withheld=counted(connection, WITHHELD.c.reason, WITHHELD.c.value.is_not(None)),
         tombstones=count(connection, TOMBSTONES),
+        held=held,
         dead_letters=count(connection, DEAD_LETTERS, DEAD_LETTERS.c.state == "open"),
         unmapped=tuple(unmapped(connection)),
         remarks=tuple(proven.accounting),
@@ -66,7 +69,7 @@ def finished(
 ) -> Certificate:
     """The certificate with what fetching came to, what is left to load, what else is to be said; its exit."""
     final = msgspec.structs.replace(certificate, fetch=fetch, gaps=gaps, pending=pending)
-    incomplete = bool(fetch.failures or gaps or pending or final.load.letters)
+    incomplete = bool(fetch.failures or gaps or pending or final.load.letters or final.held)
     return msgspec.structs.replace(
         final, exit=final.exit or (3 if incomplete else 0), remarks=(*final.remarks, *said, *_remarks(final))
     )
@@ -86,6 +89,8 @@ def _remarks(certificate: Certificate) -> list[str]:
         remarks.append(f"{_many(certificate.pending, 'page')} staged and not loaded: run `ingest recover`")
     if certificate.load.letters:
         remarks.append("some records could not be stored: `ingest dead-letters` shows them")
+    for one in certificate.held:
+        remarks.append(f"held back: {one}; if that is right, run it again with --allow-deletes")
     return remarks
 
 

@@ -24,14 +24,17 @@ from ingest.fetch.fetcher import Fetcher
 from ingest.ledger import (
     DEAD_LETTERS,
     KEYS,
+    LISTINGS,
     LOADS,
     LOGS,
     MISSING,
     PAGES,
     REOPENED,
     SETS,
+    SWEEPS,
     TOMBSTONES,
     TOUCHED,
+    TRIES,
     WITHHELD,
 )
 from ingest.migrate import lineages
@@ -40,6 +43,7 @@ from ingest.pipeline.machine import Machine, said
 from ingest.pipeline.pruning import prune
 from ingest.pipeline.run import Run
 from ingest.pipeline.tracing import Tracer, asked_for
+from ingest.reconcile.deletes import keep_held
 from ingest.reconcile.verify import counted
 from ingest.replay import write_exchanges
 from ingest.report import (
@@ -92,10 +96,15 @@ class Job:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._allow_deletes = False
         self._config, self._catalog = machine.config, machine.catalog
         self._database, self._log, self._loader = machine.database, machine.log, machine.loader
 
     # -- commands that write -----------------------------------------------------------------------
+
+    def allow_deletes(self) -> None:
+        """The runs from here on carry out all deletes, however many, and those that were held back."""
+        self._allow_deletes = True
 
     async def sync(self, sources: Sequence[str] = ()) -> Certificate:
         """Fetch what changed, load it, settle it, and certify."""
@@ -151,7 +160,12 @@ class Job:
     async def retry_missing(self) -> int:
         """Want every missing parent again that was gone or forbidden; how many."""
         again = sa.update(MISSING).where(MISSING.c.state.in_(("gone", "forbidden"))).values(state="wanted")
-        return await self._database.write(lambda connection: int(connection.execute(again).rowcount))
+
+        def retry(connection: sa.Connection) -> int:
+            connection.execute(sa.update(TRIES).values(next_try=None))
+            return int(connection.execute(again).rowcount)
+
+        return await self._database.write(retry)
 
     async def migrate(self) -> list[str]:
         """Bring the database to this version and these models; what was done, one line a step."""
@@ -266,17 +280,36 @@ class Job:
         load: bool = True,
     ) -> Certificate:
         id = f"{self._machine.clock.now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        return await Run(self._machine, id, command).go(sources, fetch, whole=whole, load=load)
+        run = Run(self._machine, id, command, allow_deletes=self._allow_deletes)
+        return await run.go(sources, fetch, whole=whole, load=load)
+
+
+#: what the page log says all of
+_REBUILT = (
+    PAGES,
+    LOADS,
+    WITHHELD,
+    MISSING,
+    TRIES,
+    TOMBSTONES,
+    DEAD_LETTERS,
+    KEYS,
+    SETS,
+    LISTINGS,
+    SWEEPS,
+    TOUCHED,
+)
 
 
 def _empty(connection: sa.Connection, *, catalog: Catalog, engine: Engine) -> None:
-    """Empty every mirrored table and all of the ledger but its runs: the page log has it all."""
+    """Empty every mirrored table, and of the ledger what the page log says all of."""
     open_window(connection, "the database is being rebuilt from the page log")
     put_off(connection, catalog, engine, emptied=True)
     for table in catalog.tables.values():
         connection.execute(sa.delete(table.sql))
-    for ledger in (PAGES, LOADS, WITHHELD, MISSING, TOMBSTONES, DEAD_LETTERS, KEYS, SETS, TOUCHED):
+    for ledger in _REBUILT:
         connection.execute(sa.delete(ledger))
+    keep_held(connection)
     connection.execute(sa.update(LOGS).values(loaded_to=0))
 
 

@@ -22,6 +22,7 @@ from ingest.load.decoders import Decoders
 from ingest.load.loader import Loader
 from ingest.pipeline import limits
 from ingest.pipeline.drift import Drift
+from ingest.reconcile.deletes import Allowance
 from ingest.reconcile.reconciler import Reconciler
 from ingest.replay import ReplayTransport
 from ingest.report import Gap, Observer
@@ -51,8 +52,14 @@ class Machine:
         self.healer = Healer(_sources(config), catalog, database.engine, modules=_modules(config))
         self.decoders = decoders_of(config, catalog)
         self.loader = Loader(self.decoders, catalog, database.engine, database.keys)
+        bounds = config.deletes
         self.reconciler = Reconciler(
-            catalog, database.engine, database.keys, fetchable=self.healer.tables, observe=observe
+            catalog,
+            database.engine,
+            database.keys,
+            fetchable=self.healer.tables,
+            allowance=Allowance(bounds.rows, bounds.percent / 100),
+            observe=observe,
         )
 
     def now(self) -> str:
@@ -81,13 +88,14 @@ class Machine:
             **ways,
         )
 
-    def settle(self, connection: sa.Connection) -> None:
+    def settle(self, connection: sa.Connection, *, allow_deletes: bool = False) -> None:
         """Reconcile; what is kept aside then makes room for rows that wait, and what they lead to is next."""
-        self.reconciler.settle(connection)
+        self.reconciler.settle(connection, allow_deletes=allow_deletes)
         for _ in range(limits.ROUNDS):
             if not self.loader.settle_claims(connection):
                 break
-            self.reconciler.settle(connection)
+            self.reconciler.settle(connection, allow_deletes=allow_deletes)
+        self.healer.schedule(connection, self.database.engine, self.clock)
 
     async def pages(self, after: int = 0) -> AsyncIterator[Page]:
         """Every staged page above a stamp."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Reference
-from ingest.ledger import DEAD_LETTERS, KEYS, LOCK, MISSING, PAGES, REOPENED, RUNS, WITHHELD
-from ingest.report import Certificate, DeadLetter, MissingParent, Status
+from ingest.ledger import DEAD_LETTERS, KEYS, LOCK, MISSING, PAGES, REOPENED, RUNS, TRIES, WITHHELD
+from ingest.reconcile.deletes import held as held_deletes
+from ingest.report import Certificate, DeadLetter, HeldDeletes, MissingParent, Status
 from ingest.window import read_window
 from ingest.withheld import FOR
 
@@ -21,6 +24,7 @@ def status(
     """What is known and open; of what is pending, the page log knows."""
     held = connection.execute(sa.select(LOCK)).first()
     window = read_window(held.window) if held else None
+    last = certificates(connection)[-1:]
     return Status(
         database=database,
         log=log,
@@ -30,11 +34,19 @@ def status(
         holder=held.holder if held else None,
         since=held.since if held else None,
         window=window.why if window else None,
-        last=certificates(connection)[-1:],
+        last=last,
+        held=tuple(_held_back(connection, catalog, last)),
         rows=count_rows(connection, catalog),
         dead_letters=count(connection, DEAD_LETTERS, DEAD_LETTERS.c.state == "open"),
         unmapped=unmapped(connection),
     )
+
+
+def _held_back(connection: sa.Connection, catalog: Catalog, last: list[Certificate]) -> Iterator[HeldDeletes]:
+    """The deletes that are held back; what would go with them, the last certificate has counted."""
+    cascades = {one.table: one.cascades for proof in last for one in proof.held}
+    for one in held_deletes(connection, catalog):
+        yield msgspec.structs.replace(one, cascades=cascades.get(one.table, {}))
 
 
 def certificates(connection: sa.Connection) -> list[Certificate]:
@@ -66,16 +78,21 @@ def missing(
 ) -> list[tuple[MissingParent, int]]:
     """References whose target is not in the mirror, each with the page that decided its state (0 is none)."""
     found = []
+    tries = {(row.table, row.key): row for row in connection.execute(sa.select(TRIES))}
     for row in connection.execute(sa.select(MISSING).order_by(MISSING.c.table, MISSING.c.key)).mappings():
         held = sa.and_(WITHHELD.c.target_table == row["table"], WITHHELD.c.target_key == row["key"])
         some = sa.select(WITHHELD.c.table, WITHHELD.c.key, WITHHELD.c.column).where(held)
         ordered = some.order_by(WITHHELD.c.table, WITHHELD.c.key, WITHHELD.c.column)
         referring = connection.execute(ordered.limit(_EXPLAINED if explain else 1)).all()
+        tried = tries.get((row["table"], row["key"]))
+        refused = row["state"] in ("gone", "forbidden")
         parent = MissingParent(
             table=row["table"],
             key=row["key"],
             state=row["state"],
             attempts=row["attempts"],
+            since=tried.since if tried is not None else None,
+            next_try=tried.next_try if tried is not None and refused else None,
             references=count(connection, WITHHELD, held),
             by=_referring(catalog, referring[0].table, referring[0].column) if referring else "",
             rows=tuple([f"{one.table} {one.key}" for one in referring]) if explain else (),

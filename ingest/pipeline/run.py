@@ -21,6 +21,8 @@ from ingest.pipeline import limits
 from ingest.pipeline.certify import Facts, certify, finished
 from ingest.pipeline.feed import Feed, Load
 from ingest.pipeline.machine import Machine
+from ingest.pipeline.questions import certificates
+from ingest.reconcile.deletes import begin_budget, resume_budget
 from ingest.report import CERTIFIED, Certificate, FetchReport
 from ingest.types import Envelope, LoadCounts, collected_seldom
 from ingest.window import build, close_window, open_window, put_off, window
@@ -42,7 +44,9 @@ class _Attempt(NamedTuple):
 class Run:
     """One run of a job's machine."""
 
-    def __init__(self, machine: Machine, id: str, command: str) -> None:
+    def __init__(self, machine: Machine, id: str, command: str, *, allow_deletes: bool = False) -> None:
+        #: `allow_deletes`: however many rows go, and those that were held back before
+        self._allow_deletes = allow_deletes
         self.id, self._command, self._started = id, command, machine.now()
         self._machine = machine
         self._database, self._log, self._observe = machine.database, machine.log, machine.observe
@@ -97,6 +101,7 @@ class Run:
 
     def _begin(self, connection: sa.Connection) -> None:
         """Write the run down; an open window is said before anything else."""
+        resume_budget(connection, self._database.engine, partial(_newest, connection))
         held = window(connection)
         self._windowed = held is not None
         if held is not None:
@@ -237,18 +242,26 @@ class Run:
         """One try at the whole: kept when nothing is left to ask for and it is proven, or in a window."""
         counts, written = self._load(connection, load=load)
         build(connection)
-        self._machine.settle(connection)
+        self._machine.settle(connection, allow_deletes=self._allow_deletes)
         asks = self._asks(connection)
         if asks:
             return self._windowed, _Attempt(self._windowed, asks, None, counts, written)
         proven = self._machine.reconciler.prove(connection, whole=whole)
-        certificate = certify(connection, self._facts(counts, written, whole=whole), proven)
+        held = self._machine.reconciler.held(connection)
+        certificate = certify(connection, self._facts(counts, written, whole=whole), proven, held)
         if proven.holds:
             self._machine.reconciler.clear(connection)
         if proven.holds and all_loaded:
             close_window(connection)
+            self._begin_budget(connection, certificate)
         kept = proven.holds or self._windowed
         return kept, _Attempt(kept, [], certificate, counts, written)
+
+    def _begin_budget(self, connection: sa.Connection, certificate: Certificate) -> None:
+        log = LOGS.c.log == self._log.identity.id
+        settled_to = connection.scalar(sa.select(LOGS.c.loaded_to).where(log)) or 0
+        had = {one.table: one.rows for one in certificate.tables}
+        begin_budget(connection, self._database.engine, had, settled_to=settled_to)
 
     def _facts(self, counts: LoadCounts, written: Counter[str], *, whole: bool) -> Facts:
         return Facts(
@@ -267,7 +280,7 @@ class Run:
         left = self._machine.config.heal.max_requests - self._requests
         if not self._fetchers or left <= 0:
             return []
-        asks = self._machine.healer.asks(connection, self._asked, limit=left)
+        asks = self._machine.healer.asks(connection, self._asked, now=self._machine.now(), limit=left)
         return [ask for ask in asks if ask.source in self._fetchers]
 
     async def _heal(self, asks: list[Ask]) -> None:
@@ -284,3 +297,7 @@ class Run:
         finally:
             self._healing = False
         self._asked |= {ask.where for ask in asks}
+
+
+def _newest(connection: sa.Connection) -> Certificate | None:
+    return next(iter(certificates(connection)[-1:]), None)

@@ -15,7 +15,7 @@ from ingest.database import Database
 from ingest.errors import SetAside, UsageError
 from ingest.keys import dump_key, is_row, raw
 from ingest.leaving import is_here
-from ingest.ledger import DEAD_LETTERS, MISSING, PAGES, RUNS, TOMBSTONES, WITHHELD
+from ingest.ledger import DEAD_LETTERS, DELETES, MISSING, PAGES, RUNS, TOMBSTONES, WITHHELD
 from ingest.load.convert import compile_stored
 from ingest.load.decoders import Decoders
 from ingest.load.merge import RankTuple, load_stated
@@ -182,6 +182,9 @@ class _Asking:
         for row in self._of(TOMBSTONES):
             self._places.add((row["stamp"], -1))
             yield f"deleted upstream: {row['proof']}"
+        for row in self._of(DELETES):
+            self._places.add((row["stamp"], -1))
+            yield f"proven to be deleted, and held back: {row['proof']}"
         for row in self._of(MISSING):
             if row["stamp"] > 0:
                 self._places.add((row["stamp"], -1))

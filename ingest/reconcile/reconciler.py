@@ -1,4 +1,4 @@
-"""The ordered steps, and the proof at their end: references, derived columns, missing parents, verify."""
+"""The ordered steps, and their proof: deletes, references, derived columns, missing parents, verify."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from ingest.catalog import Catalog
 from ingest.engines.base import Engine
 from ingest.keys import Keys
 from ingest.ledger import TOUCHED
+from ingest.reconcile.deletes import ALLOWANCE, Allowance, Deletes
 from ingest.reconcile.derived import Derivation
 from ingest.reconcile.missing import Missing
 from ingest.reconcile.references import References
 from ingest.reconcile.scope import Scope
 from ingest.reconcile.verify import Proof, accounting
-from ingest.report import DerivedProof, Observer, ReferenceProof, unobserved
+from ingest.report import DerivedProof, HeldDeletes, Observer, ReferenceProof, unobserved
 
 
 class Proven(NamedTuple):
@@ -47,18 +48,25 @@ class Reconciler:
         keys: Keys,
         *,
         fetchable: frozenset[str] | None = None,
+        allowance: Allowance = ALLOWANCE,
         observe: Observer = unobserved,
     ) -> None:
         #: `fetchable`: tables whose rows can be asked for by id; None when any can
         self._catalog, self._engine, self._keys, self._observe = catalog, engine, keys, observe
         self._references = References(catalog, engine, keys)
+        self._deletes = Deletes(catalog, engine, keys, self._references, allowance)
         self._derivation = Derivation(catalog, engine, keys)
         self._missing = Missing(catalog, engine, keys, fetchable)
         self._proof = Proof(catalog, engine, keys)
 
-    def settle(self, connection: sa.Connection) -> int:
-        """Run the steps over what was touched; how many missing parents arrived."""
+    def settle(self, connection: sa.Connection, *, allow_deletes: bool = False) -> int:
+        """Run the steps over what was touched; how many missing parents arrived.
+
+        `allow_deletes`: however many rows go, and those that were held back before.
+        """
         scope = Scope.touched(connection, self._catalog)
+        gone = self._deletes.settle(connection, scope, allow=allow_deletes)
+        self._observe("step.finished", step="deletes", deleted=gone.deleted, held=gone.held.total())
         self._observe(
             "step.finished", step="references", **asdict(self._references.settle(connection, scope))
         )
@@ -67,6 +75,10 @@ class Reconciler:
         healed = self._missing.settle(connection, scope)
         self._observe("step.finished", step="missing", arrived=healed)
         return healed
+
+    def held(self, connection: sa.Connection) -> tuple[HeldDeletes, ...]:
+        """The deletes that are held back."""
+        return self._deletes.held(connection)
 
     def prove(self, connection: sa.Connection, *, whole: bool) -> Proven:
         """Check everything, or everything that was touched; changes nothing."""

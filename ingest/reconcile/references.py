@@ -26,7 +26,7 @@ from ingest.ledger import TOMBSTONES, WITHHELD
 from ingest.mirror import LEDGER_COLUMNS
 from ingest.reconcile.scope import Scope
 from ingest.types import LOWEST_VERSION, Key
-from ingest.withheld import FOR, dump_row, load_row
+from ingest.withheld import BY_ID, FOR, dump_row, load_row
 
 #: keys named in one statement
 _CHUNK = 400
@@ -94,6 +94,13 @@ class References:
         self._leaving.finish(connection, scope.tables, partial(self._looked_at, scope))
         return counts
 
+    def delete(self, connection: sa.Connection, table: Table, keys: Iterable[Key], changed: Scope) -> int:
+        """Keep rows aside that were deleted upstream; how many were there. `changed` grows by them."""
+        self._keys.fill(connection, table.name, keys)
+        parked: dict[Key, list[Action]] = {key: [] for key in self._rows(connection, table)}
+        self._park(connection, table, parked, changed)
+        return len(parked)
+
     def _looked_at(self, scope: Scope, table: Table) -> sa.ColumnElement[bool]:
         return scope.within(self._keys, table.name, [table.sql.c[name] for name in table.key])
 
@@ -140,8 +147,8 @@ class References:
                 frontier.within(self._keys, target, list(key)), is_here(table)
             )
             waits = WITHHELD.c.target_key.in_(there)
-        gone = sa.select(TOMBSTONES.c.key).where(TOMBSTONES.c.table == target)
-        buried = sa.and_(WITHHELD.c.reason == "missing", WITHHELD.c.target_key.in_(gone))
+        gone = sa.union(*_gone(target)).subquery()
+        buried = sa.and_(WITHHELD.c.reason == "missing", WITHHELD.c.target_key.in_(sa.select(gone.c.key)))
         for returns in (waits, buried):
             yield sa.select(WITHHELD).where(WITHHELD.c.target_table == target, returns)
 
@@ -359,16 +366,15 @@ class References:
 
     @staticmethod
     def _deleted(connection: sa.Connection, dangling: list[Dangling]) -> set[tuple[str, str]]:
-        """Which targets are tombstoned."""
+        """Which targets are known to be deleted."""
         wanted = sorted({(one.reference.target, dump_key(one.target)) for one in dangling})
         found: set[tuple[str, str]] = set()
         for name in {table for table, _ in wanted}:
             keys = [key for table, key in wanted if table == name]
             for start in range(0, len(keys), _CHUNK):
-                held = sa.select(TOMBSTONES.c.key).where(
-                    TOMBSTONES.c.table == name, TOMBSTONES.c.key.in_(keys[start : start + _CHUNK])
-                )
-                found |= {(name, key) for key in connection.scalars(held)}
+                for gone in _gone(name):
+                    some = gone.where(gone.selected_columns.key.in_(keys[start : start + _CHUNK]))
+                    found |= {(name, key) for key in connection.scalars(some)}
         return found
 
     def _null(self, connection: sa.Connection, table: Table, actions: list[Action], changed: Scope) -> None:
@@ -399,7 +405,7 @@ class References:
     def _park(
         self, connection: sa.Connection, table: Table, parked: Mapping[Key, list[Action]], changed: Scope
     ) -> None:
-        """Keep whole rows aside, and note every reference they wait for."""
+        """Keep whole rows aside, and note every reference they wait for; none: they were deleted."""
         if not parked:
             return
         self._touch_watched(connection, table, parked, changed)
@@ -415,6 +421,9 @@ class References:
             values |= held.get(text, {})
             rank = tuple(row[name] for name in LEDGER_COLUMNS[:3])
             reason = "cascade" if any(action.reason == "cascade" for action in actions) else "missing"
+            reason = reason if actions else "deleted"
+            if row["ingest_stamp"] == 0 and row["ingest_version"] == LOWEST_VERSION:
+                continue  # a stub has nothing to be kept
             stated = dump_row(values, row["ingest_exceptions"])
             entries.append((table.name, text, "", stated, *rank, reason, None, None))
             for action in actions:
@@ -518,6 +527,21 @@ def _is_there(
     """True where the parent has a row that `stated`, in the order of the reference's columns, names."""
     pairs = zip(stated, reference.target_columns, strict=True)
     return sa.exists().where(*(parent.c[theirs] == ours for ours, theirs in pairs), is_here(parent))
+
+
+def _gone(name: str) -> list[sa.Select[Any]]:
+    """The keys of a table that are known to be deleted: upstream said so, or a row that was stated is.
+
+    What was only not there when it was asked for by id, and nobody has ever stated, is missing as before.
+    """
+    aside = WITHHELD.alias()
+    told = sa.select(TOMBSTONES.c.key).where(
+        TOMBSTONES.c.table == name, TOMBSTONES.c.proof.not_like(f"{BY_ID}%")
+    )
+    stated = sa.select(aside.c.key).where(
+        aside.c.table == name, aside.c.column == "", aside.c.reason == "deleted"
+    )
+    return [told, stated]
 
 
 def _json(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from ingest.pipeline import open_job
 from ingest.report import Certificate, MissingParent
+from tests.answering import Said, answering
 from tests.integration import healing_models
-from tests.integration.jobs import Setup
+from tests.integration.jobs import Setup, cli
 from tests.upstream import Truth, Upstream
 from tests.upstream.faults import status
 
@@ -172,6 +174,86 @@ async def test_asked_again_on_demand_they_may_be_there(tmp_path: Path) -> None:
         assert (await it.missing())[3].attempts == 2
         assert it.people()[2] == "person 2"
         assert it.notes()[10] == (1, 2, 3)
+
+
+async def test_who_is_gone_is_asked_for_again_later_and_later(tmp_path: Path) -> None:
+    it = Healing(tmp_path, SINGLY, THREE)
+    it.up.hide("people", 2)
+    async with it.up:
+        await it.sync()
+        began = it.setup.clock.now()
+        asked: list[int] = []
+        for day in range(12):
+            it.asked()
+            it.setup.clock.slept = day * 86_400.0 + 60
+            await it.sync()
+            asked += [day] * len(it.asked())
+        # a day after the first time, two days after the second, then four
+        assert asked == [1, 3, 7]
+        missing = (await it.missing())[2]
+        assert (missing.state, missing.attempts) == ("gone", 4)
+        assert missing.since is not None
+        assert missing.next_try is not None
+        assert (datetime.fromisoformat(missing.since), missing.next_try[:10]) == (began, "2026-01-16")
+        it.up.show("people", 2)
+        it.setup.clock.slept = 15 * 86_400.0 + 120
+        assert (await it.sync()).healed == 1
+        assert await it.missing() == {}
+
+
+async def test_retry_asks_at_once(tmp_path: Path) -> None:
+    it = Healing(tmp_path, SINGLY, THREE)
+    it.up.hide("people", 2)
+    async with it.up:
+        await it.sync()
+        ran = await cli(it.setup.config_file, "missing")
+        assert "next try" in ran.out
+        ran = await cli(it.setup.config_file, "missing", "--explain")
+        assert "wanted since" in ran.out
+        assert "asked again" in ran.out
+        it.asked()
+        async with it.job(write=True) as job:
+            await job.retry_missing()
+        assert (await it.missing())[2].next_try is None
+        await it.sync()
+        assert it.asked() == ["2"]
+
+
+async def test_what_a_nested_author_is_called_is_kept_and_asked_for_all_the_same(tmp_path: Path) -> None:
+    models = MODELS.replace("name: Mapped[str | None]", "name: Mapped[str | None]\n    rank: Mapped[int]")
+    models = models.replace(
+        "    editor_id: Mapped",
+        '    author: Mapped[Person] = relationship(foreign_keys="Note.author_id")\n    editor_id: Mapped',
+    ).replace("Mapped, mapped_column", "Mapped, mapped_column, relationship")
+    notes = {"data": [{"id": 10, "author": {"id": 1, "name": "said in passing"}}]}
+    people = {"id": 1, "rank": 3}
+    answers: dict[str, Any] = {"/notes": notes}
+    streams = {
+        "notes": {"path": "/notes", "records": "data", "entity": "Note"},
+        "people": {"entity": "Person", **SINGLY},
+    }
+    setup = Setup(
+        tmp_path, streams, models=models.replace("owner_id: Mapped[int]", "owner_id: Mapped[int | None]")
+    )
+
+    def answer(path: str, _: dict[str, str]) -> Said:
+        return Said(answers[path]) if path in answers else Said({}, 404)
+
+    async with answering(answer) as base_url:
+
+        async def sync() -> Certificate:
+            async with open_job(setup.configure(base_url), clock=setup.clock) as job:
+                return await job.sync()
+
+        first = await sync()
+        assert first.missing == {"gone": 1}
+        assert setup.ask("SELECT id FROM notes") == []
+        answers["/people/1"] = people
+        async with open_job(setup.configure(base_url), clock=setup.clock) as job:
+            await job.retry_missing()
+        assert (await sync()).missing == {}
+        assert setup.ask("SELECT id, name, rank FROM people") == [(1, "said in passing", 3)]
+        assert setup.ask("SELECT id, author_id FROM notes") == [(10, 1)]
 
 
 @pytest.mark.parametrize("batch", [IN_BATCHES])

@@ -115,12 +115,12 @@ def test_only_top_level_statements_prove_life() -> None:
     stated, _, _ = merged(says((4, 1, 0), top=False, asked=9, name="a"))
     assert stated.life == UNPROVEN
     stated, _, _ = merged(says((4, 1, 0), asked=3, name="a"), says((2, 2, 0), asked=8, name="b"))
-    assert stated.life == Life(4, 8)
+    assert stated.life == Life(4, 8, 2)
 
 
 @pytest.mark.parametrize(
     ("life", "voided"),
-    [(Life(5, 9), True), (Life(6, 0), False), (Life(5, 10), False), (UNPROVEN, True)],
+    [(Life(5, 9, 9), True), (Life(6, 0, 1), False), (Life(5, 10, 11), False), (UNPROVEN, True)],
     ids=["neither", "a greater version", "asked after the proof", "never stated"],
 )
 def test_a_tombstone_voids_what_is_neither_newer_nor_asked_for_later(life: Life, voided: bool) -> None:

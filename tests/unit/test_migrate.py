@@ -247,7 +247,7 @@ def project(tmp_path: Path, imports_are_forgotten: None) -> Project:
     return Project(tmp_path / "job")
 
 
-HEADS = {"ingest_alembic_version": ["0001"], "corkboard_alembic_version": ["0001"]}
+HEADS = {"ingest_alembic_version": ["0002"], "corkboard_alembic_version": ["0001"]}
 
 
 # -- a new database ------------------------------------------------------------------------------------
@@ -276,6 +276,7 @@ async def test_migrate_makes_a_new_database_and_says_so(project: Project) -> Non
     project.upgrade()
     assert await project.migrate() == [
         "ledger 0001: All tables",
+        "ledger 0002: Proven listings, deletes held back, and when missing parents are asked for again",
         "corkboard 0001: Boards and notes",
         "corkboard 0002: Notes have a title, and always a text",
     ]
@@ -324,7 +325,7 @@ async def test_tables_of_a_package_without_revisions_are_made_from_its_models_an
     project.write(project.package, MODELS)
     assert "corkboard: made from the models, for want of migrations" in await project.migrate()
     assert (await project.sync()).exit == 0
-    assert project.revisions() == {"ingest_alembic_version": ["0001"]}
+    assert project.revisions() == {"ingest_alembic_version": ["0002"]}
 
 
 async def test_another_source_gets_its_tables_when_it_is_added_to_a_database(project: Project) -> None:
@@ -459,7 +460,7 @@ async def test_tables_that_were_made_without_revisions_are_recognised(project: P
     project.write(project.package, MODELS, FIRST)
     assert await project.status() == {"boards": 2, "notes": 3}
     assert await project.migrate() == [
-        "ledger 0001: its tables were there",
+        "ledger 0002: its tables were there",
         "corkboard 0001: its tables were there",
     ]
     assert project.revisions() == HEADS

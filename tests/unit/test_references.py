@@ -16,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ingest.ledger import WITHHELD
 from ingest.mirror import count, when_missing
+from ingest.reconcile.deletes import Allowance, Deletes
 from ingest.reconcile.references import ReferenceCounts, References
 from ingest.reconcile.scope import Scope
 from ingest.source import Source
@@ -125,9 +126,11 @@ class Story:
     async def _settle(self, *, whole: bool) -> dict[str, int]:
         mirror = self.mirror
         references = References(mirror.catalog, mirror.engine, mirror.keys)
+        deletes = Deletes(mirror.catalog, mirror.engine, mirror.keys, references, Allowance())
 
         def settle(connection: sa.Connection) -> dict[str, int]:
             scope = (Scope.whole if whole else lambda c: Scope.touched(connection, c))(mirror.catalog)
+            deletes.settle(connection, scope, allow=False)
             counts = references.settle(connection, scope)
             scope.remember(connection, mirror.engine)
             return asdict(counts)

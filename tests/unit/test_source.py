@@ -10,6 +10,7 @@ import pytest
 
 from ingest.errors import ConfigError
 from ingest.source import Cursor, EntityBy, Opens, Reread, Source, Stream, read_source, seconds
+from tests.integration.jobs import toml
 
 MESSAGES = '[streams.messages]\npath = "/messages"\nentity = "Message"\n'
 
@@ -211,3 +212,45 @@ def test_the_hash_moves_with_what_decides_request_order(change: dict[str, Any]) 
 )
 def test_the_hash_stays_when_only_the_mapping_changes(change: dict[str, Any]) -> None:
     assert msgspec.structs.replace(STREAM, **change).hash() == STREAM.hash()
+
+
+# -- sweeps --------------------------------------------------------------------------------------------
+
+LISTED = {"path": "/rooms", "records": "data", "entity": "Room", "sweep": True}
+HALLS = {**LISTED, "path": "/halls", "entity": "Hall"}
+OF_A_ROOM = {"path": "/rooms/{rooms.id}/messages", "entity": "Message", "each": "rooms", "sweep": True}
+
+
+@pytest.mark.parametrize(
+    ("stream", "why"),
+    [
+        ({**HALLS, "entity": {"by": "kind", "a": "Room"}}, "needs a listing of one entity"),
+        ({**HALLS, "deletes": True}, "needs a listing of one entity"),
+        ({**HALLS, "since": {"param": "s", "key": "at"}}, "with since only news is asked for"),
+        ({**HALLS, "order": "newest-first", "key": "at"}, "newest-first. only news is asked for"),
+        (
+            {**HALLS, "paginate": {"kind": "cursor", "next": "n", "tail": True}},
+            "with tail only news is asked for",
+        ),
+        (
+            {**HALLS, "paginate": {"kind": "page", "pages": "pages"}},
+            "cannot notice that numbered pages shift",
+        ),
+        (OF_A_ROOM, "which rows are those of 'rooms.id'"),
+        ({**LISTED, "path": "/more_rooms"}, "sweeps the same rows as"),
+    ],
+)
+def test_a_sweep_that_could_not_prove_what_it_deletes_is_refused(
+    tmp_path: Path, stream: dict[str, Any], why: str
+) -> None:
+    file = tmp_path / "source.toml"
+    file.write_text(toml({"streams": {"rooms": LISTED, "it": stream}}))
+    with pytest.raises(ConfigError, match=why):
+        read_source(file)
+
+
+def test_a_sweep_of_partitions_knows_its_rows_by_what_is_set(tmp_path: Path) -> None:
+    file = tmp_path / "source.toml"
+    stated = {**OF_A_ROOM, "set": {"room_id": "$partition.rooms.id"}}
+    file.write_text(toml({"streams": {"rooms": LISTED, "it": stated}}))
+    assert read_source(file).streams["it"].sweep

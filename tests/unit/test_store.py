@@ -251,6 +251,7 @@ async def test_a_deleted_row_goes_away_its_values_stay_and_late_old_copies_do_no
 ) -> None:
     await mirror.load([page(1, "users", [FULL])])
     await mirror.load([page(5, "gone", [{"id": 1}], asked=4)])
+    assert (await mirror.settle()).holds
     assert await mirror.rows("users") == {}
     assert (await mirror.withheld())[("users", (1,), "")]["name"] == "ann"
     late = {**FULL, "rev": 9, "name": "late"}
