@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -79,3 +80,15 @@ def test_the_commands_to_type_are_each_one_line() -> None:
     typed = readme.commands(TEXT)
     assert set(typed) == {"run", "test"}
     assert all("\n" not in line for line in typed.values())
+
+
+def test_each_guarantee_says_what_is_not_promised_and_names_tests_that_are_there() -> None:
+    section = TEXT.partition("## Guarantees\n")[2].partition("\n## ")[0]
+    guarantees = re.split(r"(?m)^\d\. ", section)[1:]
+    assert len(guarantees) == 9
+    for one in guarantees:
+        promised, _, shown = one.partition("   - *Shown by* ")
+        assert "   - *Not promised:* " in promised
+        named = re.findall(r"`(tests/[\w/]+\.py)`", shown)
+        assert named
+        assert [name for name in named if not (README.parent / name).is_file()] == []
