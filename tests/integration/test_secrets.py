@@ -19,6 +19,7 @@ import httpx
 import msgspec
 import pytest
 
+from ingest.engines.postgresql import PostgresqlEngine
 from ingest.errors import ConfigError
 from ingest.load.decoders import Decoders
 from ingest.staging import SqlitePageLog
@@ -175,6 +176,12 @@ def unreachable(scheme: str, query: str = "") -> Callable[[World], None]:
     return happen
 
 
+def talkative(world: World) -> None:
+    """A driver that says the password when it cannot connect, as some once did."""
+    unreachable("postgresql")(world)
+    world.monkeypatch.setattr(PostgresqlEngine, "_said", lambda _, error: " or ".join(spelled(SECRETS["B"])))
+
+
 TROUBLES: dict[str, Callable[[World], None]] = {
     "none": always(tells),
     "401": wrong,
@@ -190,6 +197,7 @@ TROUBLES: dict[str, Callable[[World], None]] = {
     "a crash at the wire": crash,
     "a crash below": crash_below,
     "PostgreSQL is away": unreachable("postgresql"),
+    "PostgreSQL is away and its driver talkative": talkative,
     "PostgreSQL by psycopg is away": unreachable("postgresql+psycopg"),
     "MariaDB is away": unreachable("mariadb"),
     "MariaDB by aiomysql is away": unreachable("mariadb+aiomysql"),
@@ -355,11 +363,10 @@ WRONG_URLS = (
 
 
 @pytest.mark.parametrize("url", WRONG_URLS)
-@pytest.mark.parametrize("plain", [True, False])
 async def test_a_database_url_that_is_wrong_is_refused_without_its_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, plain: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    password = "cAnary-password" if plain else SECRETS["B"]
+    password = SECRETS["B"]
     monkeypatch.setenv("DB", url.replace("{}", quote(password, safe="")))
     setup = Setup(tmp_path, streams())
     with suppress(ConfigError):
