@@ -300,12 +300,14 @@ def dead_letters(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 @letters.command("retry")
-def retry_dead_letters(ctx: typer.Context, as_json: AsJson = False) -> None:
+def retry_dead_letters(
+    ctx: typer.Context, allow_deletes: AllowDeletes = False, as_json: AsJson = False
+) -> None:
     """Try to store them again.
 
     For when the models or the configuration were mended.
     """
-    certify(_of(ctx), lambda job: job.retry_dead_letters(), as_json=as_json)
+    certify(_of(ctx), lambda job: job.retry_dead_letters(), as_json=as_json, allow_deletes=allow_deletes)
 
 
 @app.command()

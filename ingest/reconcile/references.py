@@ -96,9 +96,17 @@ class References:
 
     def delete(self, connection: sa.Connection, table: Table, keys: Iterable[Key], changed: Scope) -> int:
         """Keep rows aside that were deleted upstream; how many were there. `changed` grows by them."""
-        self._keys.fill(connection, table.name, keys)
+        deleted = set(keys)
+        self._keys.fill(connection, table.name, deleted)
         parked: dict[Key, list[Action]] = {key: [] for key in self._rows(connection, table)}
         self._park(connection, table, parked, changed)
+        if self._keys.fill(connection, table.name, deleted - parked.keys()):
+            # they are kept aside for another reason, which may end
+            references = sa.and_(self._aside(table), WITHHELD.c.column != "")
+            connection.execute(sa.delete(WITHHELD).where(references))
+            now = {"reason": "deleted", "target_table": None, "target_key": None}
+            connection.execute(sa.update(WITHHELD).where(self._aside(table)).values(now))
+            changed.add(table.name, deleted - parked.keys())
         return len(parked)
 
     def _looked_at(self, scope: Scope, table: Table) -> sa.ColumnElement[bool]:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingest.ledger import LISTINGS, SWEEPS
+from ingest.ledger import DELETES, LISTINGS, SWEEPS
 from ingest.source import Source
 from ingest.types import Covered, Listing, Page, Walk, canonical
 from tests import convergence_models
@@ -22,7 +22,7 @@ SOURCE = msgspec.convert(
             "users": {"path": "/users", "entity": "User", "by_id": {"path": "/users/{id}"}},
             "devices": {"path": "/devices", "entity": "Device", "by_id": {"path": "/devices/{id}"}},
             "gone_devices": {"path": "/gone_devices", "entity": "Device", "deletes": True},
-            "rooms": {"path": "/rooms", "entity": "Room"},
+            "rooms": {"path": "/rooms", "entity": "Room", "by_id": {"path": "/rooms/{id}"}},
             "messages": {"path": "/messages", "entity": "Message"},
             "all_users": {"path": "/all_users", "entity": "User", "sweep": True},
             "all_devices": {"path": "/all_devices", "entity": "Device", "sweep": True},
@@ -248,3 +248,40 @@ async def test_a_parent_that_nobody_ever_stated_is_missing_though_it_is_not_ther
     assert (await keys(mirror, "devices"), await keys(mirror, "messages")) == ([7], [1])
     await mirror.load([page(4, "devices", [{"id": 7, "label": "old"}], asked=1)], in_order=False)
     assert (await keys(mirror, "devices"), await keys(mirror, "messages")) == ([], [])
+
+
+# -- held back -----------------------------------------------------------------------------------------
+
+
+async def test_what_is_held_and_kept_aside_by_its_parent_does_not_come_back_when_it_is_allowed(
+    mirror: Mirrored,
+) -> None:
+    room, message = {"id": 1, "title": "t"}, {"id": 1, "room_id": 1, "device_id": 1}
+    await mirror.load([page(1, "rooms", [room]), page(2, "messages", [message])])
+    assert await keys(mirror, "messages") == [1]
+    await mirror.hold_deletes()
+    await mirror.load(listing(5, "room_messages", [], partition=canonical({"room": 1})))
+    assert await keys(mirror, "messages") == [1]
+    assert [one["state"] for one in await mirror.ledger(DELETES)] == ["held"]
+    # the room goes, and what is held in it with it
+    await mirror.load([by_id(7, "rooms", 1, asked=6)])
+    assert (await mirror.settle(allow=True)).holds
+    assert (await mirror.rows("rooms"), await mirror.rows("messages")) == ({}, {})
+    await mirror.load([page(8, "rooms", [room], asked=7)])
+    assert (await keys(mirror, "rooms"), await keys(mirror, "messages")) == ([1], [])
+
+
+async def test_deletes_that_nobody_allows_stay_held_and_are_void_when_the_rows_come_back(
+    mirror: Mirrored,
+) -> None:
+    await mirror.load(BEFORE)
+    await mirror.hold_deletes()
+    await mirror.load(LISTED)
+    assert await keys(mirror) == [1, 2, 3]
+    await mirror.load(listing(8, "all_users", [user(1), user(3)]))
+    assert await keys(mirror) == [1, 2, 3]
+    # says nothing new, but that it is there
+    await mirror.load(listing(10, "all_users", [user(1), user(2), user(3)]))
+    assert (await mirror.settle(allow=True)).holds
+    assert await keys(mirror) == [1, 2, 3]
+    assert await mirror.ledger(DELETES) == []
