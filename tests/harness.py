@@ -96,10 +96,10 @@ class Mirrored:
     def _load(self, connection: sa.Connection, pages: Sequence[Page], in_order: bool) -> LoadCounts:
         return self.loader.load(connection, pages, log=LOG, run="run", in_order=in_order)
 
-    async def settle(self, *, allow: bool = False) -> Proven:
-        """Reconcile, prove what was touched and everything, and forget what was touched."""
+    async def settle(self, *, allow: bool = False, whole: bool = True) -> Proven:
+        """Reconcile, prove what was touched and, if `whole`, everything; forget what was touched."""
         async with self.connection.begin():
-            return await self.connection.run_sync(lambda c: self._settle(c, allow=allow))
+            return await self.connection.run_sync(lambda c: self._settle(c, allow=allow, whole=whole))
 
     async def hold_deletes(self) -> None:
         """From here on all deletes are held that nobody allows."""
@@ -108,7 +108,7 @@ class Mirrored:
         async with self.connection.begin():
             await self.connection.run_sync(lambda c: begin_budget(c, self.engine, had, settled_to=0))
 
-    def _settle(self, connection: sa.Connection, *, allow: bool = False) -> Proven:
+    def _settle(self, connection: sa.Connection, *, allow: bool = False, whole: bool = True) -> Proven:
         build(connection)
         self.reconciler.settle(connection, allow_deletes=allow)
         while self.loader.settle_claims(connection):
@@ -116,7 +116,7 @@ class Mirrored:
         touched = self.reconciler.prove(connection, whole=False)
         assert touched.holds, touched
         self.reconciler.clear(connection)
-        return self.reconciler.prove(connection, whole=True)
+        return self.reconciler.prove(connection, whole=True) if whole else touched
 
     async def load_and_settle(
         self, pages: Sequence[Page], *, in_order: bool = True

