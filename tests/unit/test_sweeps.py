@@ -105,10 +105,11 @@ async def test_a_listing_that_leaves_nothing_out_writes_nothing(mirror: Mirrored
     assert await mirror.ledger(LISTINGS) == await mirror.ledger(SWEEPS) == []
 
 
-async def test_late_old_copies_do_not_bring_a_swept_row_back(mirror: Mirrored) -> None:
+@pytest.mark.parametrize("in_order", [False, True], ids=["out of order", "taken in again"])
+async def test_late_old_copies_do_not_bring_a_swept_row_back(mirror: Mirrored, in_order: bool) -> None:
     await mirror.load([*BEFORE, *LISTED])
     late = page(3, "users", [user(2, "late"), user(9, "never seen")])
-    await mirror.load([late], in_order=False)
+    await mirror.load([late], in_order=in_order)
     assert await keys(mirror) == [1, 3]
     assert {key for _, key, _ in await mirror.withheld()} == {(2,), (9,)}
 

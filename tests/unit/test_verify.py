@@ -204,5 +204,5 @@ async def test_every_step_reports_what_it_did(mirror: Mirrored) -> None:
 
     async with mirror.connection.begin():
         await mirror.connection.run_sync(run)
-    assert [said["step"] for _, said in told] == ["references", "derived", "missing", "verify"]
+    assert [said["step"] for _, said in told] == ["deletes", "references", "derived", "missing", "verify"]
     assert told[-1] == ("step.finished", {"step": "verify", "holds": True})
