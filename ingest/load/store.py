@@ -413,6 +413,10 @@ class Store:
         row = shown(table, stated, self._fills[table.name])
         changes.void.append(key)
         target: tuple[str | None, str | None] = _NO_TARGET
+        if tombstone is not None and tombstone.erases:
+            if known.shown:
+                changes.remove.append(key)
+            return
         if tombstone is not None and tombstone.voids(stated.life):
             reason = "deleted"
         elif row is None:

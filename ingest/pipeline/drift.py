@@ -12,6 +12,7 @@ other logs                     has pages                        refused: it is a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ import sqlalchemy as sa
 
 from ingest.database import Database
 from ingest.errors import LogDrift
-from ingest.ledger import LOGS, PAGES, REOPENED
+from ingest.ledger import LOGS, PAGES, REOPENED, REWRITING
 from ingest.report import Observer
 from ingest.staging import PageLog
 from ingest.types import GENERATION
@@ -59,6 +60,7 @@ class Drift:
         self._refuse_foreign(loaded, top)
         await self._compare(await self._database.read(partial(_marks, log=self._id, newest=_NEWEST)))
         await self._refuse_pruned(loaded.to)
+        await self._finish_rewriting()
         if top < loaded.highest and self._log.identity.generation * GENERATION <= loaded.highest:
             new = await self._log.new_generation(loaded.highest)
             observe("log.generation", generation=new.generation, above=loaded.highest)
@@ -124,13 +126,21 @@ class Drift:
                 there[stamp] = (envelope.asked, envelope.digest)
         for stamp, mark in sorted(marks.items()):
             # a log that was put back ends before what it lacks; one that went on without it is another
-            if there.get(stamp, mark) != mark or (
+            if not _same(there.get(stamp, mark), mark) or (
                 stamp not in there and ends.get(stamp // GENERATION, 0) > stamp
             ):
                 raise self._clash(
                     f"page {stamp} is another one in the page log than was loaded: two logs went on from one"
                 )
         return len(marks) - len(there)
+
+    async def _finish_rewriting(self) -> None:
+        """Note the digests of pages whose rewriting was broken off, whichever bodies they have now."""
+        stamps = await self._database.read(partial(_rewriting, log=self._id))
+        if stamps:
+            there = [page for one in stamps if (page := await self._log.page(one)) is not None]
+            digests = {page.stamp: page.envelope.digest for page in there}
+            await self._database.write(partial(note_digests, log=self._id, digests=digests))
 
     async def _refuse_pruned(self, loaded_to: int) -> None:
         """LogDrift where the body of a page is gone that this database has not loaded yet."""
@@ -163,6 +173,23 @@ def _marks(connection: sa.Connection, *, log: str, newest: int | None = None) ->
     rows = sa.select(PAGES.c.stamp, PAGES.c.asked, PAGES.c.digest).where(PAGES.c.log == log)
     found = connection.execute(rows.order_by(PAGES.c.stamp.desc()).limit(newest))
     return {stamp: (asked, digest) for stamp, asked, digest in found}
+
+
+def _same(there: tuple[int, str], mark: tuple[int, str]) -> bool:
+    """True where a page may be the one that was marked."""
+    return there == mark or (mark[1] == REWRITING and there[0] == mark[0])
+
+
+def _rewriting(connection: sa.Connection, *, log: str) -> list[int]:
+    rewriting = sa.select(PAGES.c.stamp).where(PAGES.c.log == log, PAGES.c.digest == REWRITING)
+    return list(connection.scalars(rewriting.order_by(PAGES.c.stamp)))
+
+
+def note_digests(connection: sa.Connection, *, log: str, digests: Mapping[int, str]) -> None:
+    """Note the digests of pages that are marked, by stamp; those of others are noted when they are loaded."""
+    for stamp, digest in digests.items():
+        mark = sa.update(PAGES).where(PAGES.c.log == log, PAGES.c.stamp == stamp)
+        connection.execute(mark.values(digest=digest))
 
 
 def _marked(connection: sa.Connection, *, log: str, after: int) -> set[int]:

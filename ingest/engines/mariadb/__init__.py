@@ -169,6 +169,10 @@ class MariadbEngine(Server):
         def handle(context: sa.ExceptionContext) -> sa.exc.DBAPIError | None:
             return errors.as_integrity(context.sqlalchemy_exception)
 
+    @staticmethod
+    def _anew(table: str) -> str:
+        return f"OPTIMIZE TABLE {table}"
+
     def prepare(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
         ddl.refuse_unfit(connection, tables, place=self.place)
         return []
