@@ -322,8 +322,9 @@ class Erased(msgspec.Struct, frozen=True, kw_only=True):
     letters: int
     #: rows that are kept aside, whole or in part, because they refer to it, by table
     referring: dict[str, int] = {}
-    #: how many of the row's values were looked for
+    #: how many of the row's values were looked for, and how many were not, being too many
     values: int
+    unsearched: int = 0
     #: who says one of them, too
     said: tuple[str, ...] = ()
     #: the files whose bytes were looked through; none of a server's

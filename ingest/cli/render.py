@@ -447,6 +447,8 @@ def erased(out: Console, done: Erased) -> None:
     if not done.done:
         return
     proof = [("looked for", _count(done.values, "value")), *_some("looked into", done.files)]
+    if done.unsearched:
+        proof.append(("not looked for", f"{_count(done.unsearched, 'more value')}: too many"))
     proof += [*_some("still said by", done.said), *_some("left", done.faults)]
     lines(out, proof)
     verdict = "the values are still there: see above" if done.faults else "its values are gone"

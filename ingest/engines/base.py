@@ -192,6 +192,10 @@ class Engine(Protocol):
         """
         ...
 
+    def words(self, connection: sa.Connection) -> list[str]:
+        """How all that is in the files was made; nothing where a server keeps them."""
+        ...
+
     @property
     def files(self) -> list[Path]:
         """The files that the database is; none where a server keeps it."""

@@ -61,6 +61,9 @@ class Server(Connected):
             for table in tables:
                 await alone.exec_driver_sql(self._anew(alone.dialect.identifier_preparer.format_table(table)))
 
+    def words(self, connection: sa.Connection) -> list[str]:
+        return []
+
     @property
     def files(self) -> list[Path]:
         return []

@@ -223,7 +223,7 @@ class SqliteEngine(OnConflict, Connected):
             )
 
     def _compact(self) -> bool:
-        """Write the file anew, and leave nothing in the write-ahead log; True where somebody is in the way."""
+        """Write the file anew, and empty the write-ahead log; True where somebody is in the way."""
         try:
             with closing(sqlite3.connect(self._file, isolation_level=None)) as connection:
                 connection.execute(f"PRAGMA busy_timeout={_BUSY}")
@@ -231,6 +231,10 @@ class SqliteEngine(OnConflict, Connected):
                 return bool(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
         except sqlite3.OperationalError as error:
             raise Stop(str(error), where=self.place, hint=_hint(str(error))) from error
+
+    def words(self, connection: sa.Connection) -> list[str]:
+        made = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return [word for (word,) in made]
 
     @property
     def files(self) -> list[Path]:

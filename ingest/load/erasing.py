@@ -2,9 +2,9 @@
 
     body ──▶ records, as they are read ──▶ the row's own ──▶ all goes that no other row takes ──▶ body
 
-What stays of such a record is the row's key, what tells its kind, what is nested in it (records of other rows,
-which are erased by their own keys), what it redacts, and its version where lists are ranked by it. So every
-other row is stated as before: by the same ordinals, with the same values.
+What stays of such a record is the row's key, what tells its kind, what is nested in it (records of other
+rows, which are erased by their own keys), what it redacts, and its version where lists are ranked by it. So
+every other row is stated as before: by the same ordinals, with the same values.
 """
 
 from __future__ import annotations

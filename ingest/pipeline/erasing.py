@@ -131,6 +131,7 @@ class _Erasing:
             withheld=told.withheld,
             letters=told.letters,
             values=len(found.needles),
+            unsearched=found.needles.left_out,
         )
         if only_say:
             return report
@@ -252,7 +253,7 @@ class _Erasing:
     async def _clear(self, stamps: set[int]) -> None:
         """Drop what is kept aside of the row, and cut dead letters anew from the pages as they are now."""
         letters = await self._database.read(partial(self._letters, stamps=stamps))
-        anew = [(row.id, await self._letter(row)) for row in letters]
+        anew = [(row.id, values) for row in letters if (values := await self._letter(row))]
 
         def clear(connection: sa.Connection) -> None:
             connection.execute(sa.delete(WITHHELD).where(*self._of(WITHHELD)))

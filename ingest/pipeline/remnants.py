@@ -39,17 +39,28 @@ class Needles:
         #: the row's key, which stays
         self._key = key
         self._forms: dict[str | bytes, tuple[bytes, ...]] = {}
+        #: those that are not looked for, because there are so many
+        self._left_out: set[str | bytes] = set()
 
     def __len__(self) -> int:
         return len(self._forms)
+
+    @property
+    def left_out(self) -> int:
+        """How many there are beside those that are looked for."""
+        return len(self._left_out)
 
     def add(self, said: Iterable[Any]) -> None:
         """Look for the texts in these JSON values, too."""
         for value in said:
             for text in _texts(value):
                 for piece in _cut(text):
-                    if len(self._forms) < _VALUES and not (isinstance(piece, str) and piece in self._key):
+                    if isinstance(piece, str) and piece in self._key:
+                        continue
+                    if len(self._forms) < _VALUES:
                         self._forms.setdefault(piece, _forms(piece))
+                    elif piece not in self._forms:
+                        self._left_out.add(piece)
 
     def within(self, blob: bytes) -> set[str | bytes]:
         """Those that are in some bytes, as they are or as JSON spells them."""
@@ -102,19 +113,29 @@ class Proof:
             if around:
                 self._said.append(f"what was asked for page {page.stamp}, or what it leads to")
             live |= inside | around
-        return live
+        return live | self._needles.within(b"\0".join(await self._machine.log.words()))
 
     async def _in_cells(self) -> set[str | bytes]:
         """The values that cells have."""
         live: set[str | bytes] = set()
         mirrored = [table.sql for _, table in sorted(self._machine.catalog.tables.items())]
-        for table in (*mirrored, *LEDGER.sorted_tables):
+        others = await self._machine.database.read(self._others)
+        for table in (*mirrored, *LEDGER.sorted_tables, *others):
             async for key, cells in self._rows(table):
                 found = self._needles.within(cells)
                 if found:
                     self._said.append(f"{table.name} {key}")
                     live |= found
-        return live
+        words = await self._machine.database.read(self._machine.database.engine.words)
+        return live | self._needles.within(b"\0".join(map(_encoded, words)))
+
+    def _others(self, connection: sa.Connection) -> list[sa.Table]:
+        """The tables of other programs that lie in the same files."""
+        if not self._machine.database.engine.files:
+            return []
+        ours = {*self._machine.catalog.tables, *LEDGER.tables}
+        there = sorted(set(sa.inspect(connection).get_table_names()) - ours)
+        return [_bare(connection, name) for name in there]
 
     async def _rows(self, table: sa.Table) -> AsyncIterator[tuple[str, bytes]]:
         """The key and the cells of every row that may have one of the values."""
@@ -149,6 +170,16 @@ class Proof:
             there = await log.stored(stamp)
             left = {piece for piece in left if there is None or piece not in there}
         return bool(left)
+
+
+def _bare(connection: sa.Connection, name: str) -> sa.Table:
+    """A table whose cells are read as they are."""
+    columns = sa.inspect(connection).get_columns(name)
+    plain = [
+        sa.Column(one["name"], sa.types.NullType(), primary_key=bool(one.get("primary_key")))
+        for one in columns
+    ]
+    return sa.Table(name, sa.MetaData(), *plain)
 
 
 def _mapped(files: Iterable[Path]) -> Iterator[tuple[str, mmap.mmap]]:

@@ -164,7 +164,7 @@ class _Asking:
             if row["stamp"] == FOREVER:
                 page = int(row["proof"].rpartition(" ")[2])
                 self._places.add((page, -1))
-                yield f"erased by page {page}: what is said of it again is not shown, but has to be erased again"
+                yield f"erased by page {page}: what is said of it since is not shown, and is to be erased too"
                 continue
             self._places.add((row["stamp"], -1))
             yield f"deleted upstream: {row['proof']}"

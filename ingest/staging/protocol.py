@@ -89,6 +89,9 @@ class PageLog(Protocol):
     async def stored(self, stamp: int) -> bytes | None:
         """A body as it is stored: what a proof that it is gone looks for; None when there is none."""
 
+    async def words(self) -> list[bytes]:
+        """What else its files hold: words of its own, and what was folded of envelopes."""
+
     @property
     def files(self) -> list[Path]:
         """The files it is stored in; none where others keep it."""

@@ -197,6 +197,11 @@ class SqlitePageLog:
         rows = await self._rows("SELECT zstd FROM body WHERE stamp = ?", (stamp,))
         return bytes(rows[0][0]) if rows else None
 
+    async def words(self) -> list[bytes]:
+        """How its tables are made, and the snapshots of folds."""
+        made = await self._rows("SELECT CAST(sql AS BLOB) FROM sqlite_master WHERE sql IS NOT NULL")
+        return [bytes(word) for (word,) in [*made, *await self._rows("SELECT state FROM fold")]]
+
     @property
     def files(self) -> list[Path]:
         """The log, and its newest pages."""
