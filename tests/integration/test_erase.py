@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from ingest.database import Database
+from ingest.engines.sqlite import SqliteEngine
 from ingest.pipeline import open_job
-from ingest.report import Certificate, Erased
+from ingest.report import Erased
 from ingest.staging import SqlitePageLog
 from ingest.types import Page
 from tests.answering import Said, answering
@@ -450,70 +452,110 @@ class Killed(BaseException):
     """As if the process had ended."""
 
 
-def killed_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Iterator[str]]:
-    """Every durable write is counted; before and after the one with this number all ends."""
-    done = [0]
+class Killing:
+    """Counts every durable write of an erasure; before or after the one with a number, all ends."""
 
-    def counted(owner: type, name: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self._patch, self._number = monkeypatch, number
+        #: moments that were reached: before and after every write, by the write's name
+        self.moments: list[str] = []
+        for name in ("write", "attempt"):
+            self._count(Database, name)
+        for name in ("append", "rewrite", "compact"):
+            self._count(SqlitePageLog, name)
+        self._count(SqliteEngine, "compact")
+
+    def _count(self, owner: type, name: str) -> None:
         original = getattr(owner, name)
 
-        async def write(self: Any, *arguments: Any, **more: Any) -> Any:
-            if done[0] >= number:
-                raise Killed
-            done[0] += 1
-            if done[0] == number:
-                raise Killed
-            result = await original(self, *arguments, **more)
-            done[0] += 1
-            if done[0] >= number:
-                raise Killed
+        async def write(this: Any, *arguments: Any, **more: Any) -> Any:
+            self._reach(f"before {owner.__name__}.{name}")
+            result = await original(this, *arguments, **more)
+            self._reach(f"after {owner.__name__}.{name}")
             return result
 
-        monkeypatch.setattr(owner, name, write)
+        self._patch.setattr(owner, name, write)
 
-    from ingest.database import Database
-    from ingest.engines.sqlite import SqliteEngine
-
-    counted(Database, "write")
-    counted(Database, "attempt")
-    for name in ("append", "rewrite", "compact"):
-        counted(SqlitePageLog, name)
-    counted(SqliteEngine, "compact")
-    return lambda: iter([str(done[0])])
+    def _reach(self, moment: str) -> None:
+        self.moments.append(moment)
+        if len(self.moments) >= self._number:
+            raise Killed
 
 
-async def test_broken_off_anywhere_the_same_command_finishes_it(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.held["/users"] = [BOB, ADA]
-    world.held["/messages"] = [message(1, author=ADA), message(2, owner_id=1), {"id": "none", "author": ADA}]
-    await world.sync(exit=3)
-    whole = world.setup.folder
-    saved = {path.name: path.read_bytes() for path in whole.glob("mirror.db*")}
-    digests, number, finished = set[str](), 0, False
-    while not finished:
-        number += 1
-        for path in whole.glob("mirror.db*"):
+class Stories:
+    """One erasure, broken off again and again from the same beginning."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._world, self._patch = world, monkeypatch
+        self._folder = world.setup.folder
+        self.digests: set[str] = set()
+
+    async def begin(self) -> None:
+        held = self._world.held
+        held["/users"] = [BOB, ADA]
+        held["/messages"] = [message(1, author=ADA), message(2, owner_id=1), {"id": "none", "author": ADA}]
+        await self._world.sync(exit=3)
+        self._saved = {path.name: path.read_bytes() for path in self._folder.glob("mirror.db*")}
+
+    async def broken_off(self, number: int) -> str | None:
+        """The moment at which it was broken off; None when it came to its end."""
+        for path in self._folder.glob("mirror.db*"):
             path.unlink()
-        for name, data in saved.items():
-            (whole / name).write_bytes(data)
-        with monkeypatch.context() as patched:
-            killed_at(number, patched)
+        for name, data in self._saved.items():
+            (self._folder / name).write_bytes(data)
+        with self._patch.context() as patched:
+            killing = Killing(patched, number)
             try:
-                await world.do("erase", "users", ["1"])
-                finished = True
+                await self._world.do("erase", "users", ["1"])
             except Killed:
-                pass
-        # whatever is run next, it is not in the way
-        if number % 2:
-            proof: Certificate = await world.do("recover")
-            assert proof.exit in (0, 3), (number, proof.remarks)
+                return killing.moments[number - 1]
+        return None
+
+    async def finished(self, *, after: str) -> None:
+        """The same command, run again, finds nothing left to do that it does not do."""
+        done: Erased = await self._world.do("erase", "users", ["1"])
+        assert (done.faults, done.exit) == ((), 0), (after, done)
+        assert await self._world.traces() == [], after
+        assert self._world.setup.ask("SELECT stamp FROM ingest_pages WHERE digest = ''") == [], after
+        assert [letter[3] for letter in self._world.letters()] == ["open"], after
+        self.digests.add(await self._world.do("digest"))
+
+
+@pytest.fixture
+def stories(world: World, monkeypatch: pytest.MonkeyPatch) -> Stories:
+    return Stories(world, monkeypatch)
+
+
+async def test_broken_off_while_bodies_are_rewritten_the_same_command_finishes_it(
+    world: World, stories: Stories
+) -> None:
+    await stories.begin()
+    moments = []
+    for number in range(1, 100):
+        moment = await stories.broken_off(number)
+        assert moment is not None
+        moments.append(moment)
+        if moment in ("before SqlitePageLog.rewrite", "after SqlitePageLog.rewrite"):
+            assert world.setup.ask("SELECT count(*) FROM ingest_pages WHERE digest = ''") != [(0,)]
+            # whatever is run next is not in the way
+            assert (await world.do("recover")).exit == 0
             assert world.setup.ask("SELECT stamp FROM ingest_pages WHERE digest = ''") == []
-        done: Erased = await world.do("erase", "users", ["1"])
-        assert (done.faults, done.exit) == ((), 0), (number, done)
-        assert await world.traces() == [], number
-        assert (await world.do("verify")).exit == 0
-        digests.add(await world.do("digest"))
-        assert [letter[3] for letter in world.letters()] == ["open"]
+            await stories.finished(after=moment)
+        if moment == "after SqlitePageLog.rewrite":
+            break
+    assert "after SqlitePageLog.append" in moments
+    assert len(stories.digests) == 1
+
+
+@pytest.mark.sweep
+async def test_broken_off_anywhere_the_same_command_finishes_it(world: World, stories: Stories) -> None:
+    await stories.begin()
+    number = 1
+    while (moment := await stories.broken_off(number)) is not None:
+        if number % 2:
+            assert (await world.do("recover")).exit in (0, 3), moment
+        await stories.finished(after=moment)
+        assert (await world.do("verify")).exit == 0, moment
+        number += 1
     assert number > 20
-    assert len(digests) == 1
+    assert len(stories.digests) == 1
