@@ -37,6 +37,14 @@ class Buries:
 
 
 @dataclass(frozen=True)
+class Erases:
+    """A row that is gone for good: whatever is said of it counts for nothing."""
+
+    table: str
+    key: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Lists:
     """A complete list: rows of `table` whose `column` is `owner` and that are older are gone."""
 
@@ -88,7 +96,9 @@ class Truth:
     withheld: dict[tuple[str, tuple[Any, ...], str], Any] = field(default_factory=dict)
 
 
-def truth(rules: Rules, says: list[Says], buries: list[Buries], lists: list[Lists]) -> Truth:
+def truth(
+    rules: Rules, says: list[Says], buries: list[Buries], lists: list[Lists], erases: list[Erases]
+) -> Truth:
     """The rows and withheld values that the statements amount to."""
     newest: dict[tuple[str, str, Any], tuple[int, int, int]] = {}
     for one in lists:
@@ -108,12 +118,18 @@ def truth(rules: Rules, says: list[Says], buries: list[Buries], lists: list[List
     for one in buries:
         version, stamp = graves.get((one.table, one.key), (one.version, one.stamp))
         graves[(one.table, one.key)] = (max(version, one.version), max(stamp, one.stamp))
+    erased = {(one.table, one.key) for one in erases}
     for one in sorted((one for one in says if listed(one)), key=lambda one: one.rank):
         where = (one.table, one.key)
+        if where in erased:
+            continue
         stated.setdefault(where, {}).update(one.values)
         if one.top:
             version, asked = life.get(where, (one.rank[0], one.asked))
             life[where] = (max(version, one.rank[0]), max(asked, one.asked))
+
+    # what refers to it is told that it is gone
+    graves |= dict.fromkeys(erased, (0, 0))
 
     def dead(where: Where) -> bool:
         if where not in graves:
@@ -150,7 +166,8 @@ def _settle(
                 if target[0] is None or target in result.rows[rule.target]:
                     continue
                 buried = (rule.target, target) in graves
-                park = rule.ondelete == "CASCADE" if buried else rule.missing == "park"
+                must = rule.ondelete == "CASCADE" or rule.column in rules.required[rule.table]
+                park = must if buried else rule.missing == "park"
                 if park:
                     del result.rows[rule.table][key]
                     result.withheld[(rule.table, key, "")] = stated[(rule.table, key)]
