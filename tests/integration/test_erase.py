@@ -559,3 +559,42 @@ async def test_broken_off_anywhere_the_same_command_finishes_it(world: World, st
         number += 1
     assert number > 20
     assert len(stories.digests) == 1
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+async def test_a_row_is_erased_from_a_server(
+    tmp_path: Path, request: pytest.FixtureRequest, kind: str
+) -> None:
+    held = {
+        "/users": [ADA, BOB, {"id": 3, "name": NAME * 9}],
+        "/messages": [
+            message(1, author=ADA, files=[{"path": "a"}]),
+            message(2, owner_id=1),
+            {"id": "none", "author": ADA},
+        ],
+    }
+    async with answering(lambda path, _: Said({"data": held[path]})) as url:
+        setup = Setup(tmp_path / "one", STREAMS, models=MODELS, url=request.getfixturevalue(kind).url)
+        log = setup.folder / "mirror.pages"
+        setup.tables["staging"] = {"path": str(log)}
+        config = setup.configure(url)
+        async with open_job(config, clock=setup.clock) as job:
+            assert (await job.sync()).exit == 3
+            done = await job.erase("users", ["1"])
+            # what a dead letter of user 3 says is not said by user 1
+            assert (done.faults, done.exit) == ((), 0)
+            assert done.shown
+            assert done.referring == {"messages": 2}
+            assert {Path(one).name for one in done.files} <= {"mirror.pages", "mirror.pages-wal"}
+            digest = await job.digest()
+            again = await job.erase("users", ["1"])
+            assert (again.faults, again.pages, again.shown) == ((), 0, False)
+            assert (await job.replay(None, rebuild=True)).exit in (0, 3)
+            assert await job.digest() == digest
+        assert setup.ask("SELECT id FROM users") == [(2,)]
+        cells = "".join(
+            map(str, setup.ask("SELECT raw, reason FROM ingest_dead_letters WHERE stamp <> 1"))
+        ) + "".join(map(str, setup.ask("SELECT * FROM ingest_withheld")))
+        assert NAME not in cells
+        assert MAIL not in cells
