@@ -146,11 +146,14 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes | None
 
 
-class Erasure(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of a page that says that a row was erased: its key, in stored form."""
+class Erasure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of a page that says that a row was erased."""
 
     table: str
+    #: in stored form
     key: Key
+    #: stamps of pages that have other bodies since: for whoever has loaded them before
+    pages: tuple[int, ...] = ()
 
 
 class LogIdentity(NamedTuple):

@@ -4,6 +4,7 @@ the database was filled from   and this log                     so
 ────────────────────────────   ────────────                     ──
 nothing                        has any pages, or none           they are loaded from the beginning
 this log                       has all of what was loaded       the run goes on
+this log                       has rewritten some (an erasure) that is noted, and the run goes on
 this log                       is behind (restored)             a new generation above it all; said
 this log                       has another page in one's place  refused: two logs went on from one
 other logs                     is empty (theirs was deleted)    a new generation above it all; said
@@ -12,11 +13,12 @@ other logs                     has pages                        refused: it is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 
 from ingest.database import Database
@@ -24,7 +26,7 @@ from ingest.errors import LogDrift
 from ingest.ledger import LOGS, PAGES, REOPENED, REWRITING
 from ingest.report import Observer
 from ingest.staging import PageLog
-from ingest.types import GENERATION
+from ingest.types import GENERATION, Erasure
 
 #: marked pages that are looked up in the log at the beginning of a run; `verify` looks all of them up
 _NEWEST = 100
@@ -58,6 +60,7 @@ class Drift:
         """Note the log in the ledger; what is to be said of how the two differ. LogDrift where they clash."""
         loaded, top = await self._loaded(), await self._log.top()
         self._refuse_foreign(loaded, top)
+        await self._learn_of_rewriting(loaded.to)
         await self._compare(await self._database.read(partial(_marks, log=self._id, newest=_NEWEST)))
         await self._refuse_pruned(loaded.to)
         await self._finish_rewriting()
@@ -134,13 +137,27 @@ class Drift:
                 )
         return len(marks) - len(there)
 
+    async def _learn_of_rewriting(self, loaded_to: int) -> None:
+        """Note the digests of pages that were rewritten by an erasure that this database is to load yet."""
+        named: set[int] = set()
+        async for stamp, _, envelope in self._log.envelopes(loaded_to):
+            page = await self._log.page(stamp) if envelope.walk.kind == "erased" else None
+            if page is not None and page.body is not None:
+                named.update(msgspec.json.decode(page.body, type=Erasure).pages)
+        if named:
+            await self._note_digests_of(named)
+
     async def _finish_rewriting(self) -> None:
         """Note the digests of pages whose rewriting was broken off, whichever bodies they have now."""
         stamps = await self._database.read(partial(_rewriting, log=self._id))
         if stamps:
-            there = [page for one in stamps if (page := await self._log.page(one)) is not None]
-            digests = {page.stamp: page.envelope.digest for page in there}
-            await self._database.write(partial(note_digests, log=self._id, digests=digests))
+            await self._note_digests_of(stamps)
+
+    async def _note_digests_of(self, stamps: Collection[int]) -> None:
+        """Note the digests that pages have in the log now."""
+        there = [page for one in stamps if (page := await self._log.page(one)) is not None]
+        digests = {page.stamp: page.envelope.digest for page in there}
+        await self._database.write(partial(note_digests, log=self._id, digests=digests))
 
     async def _refuse_pruned(self, loaded_to: int) -> None:
         """LogDrift where the body of a page is gone that this database has not loaded yet."""

@@ -4,7 +4,7 @@
               ──▶ a page: the row is erased        what is said of it before or after counts for nothing
               ──▶ bodies without it                ledger: rewriting ──▶ page log ──▶ ledger: digests
               ──▶ a run: loads that page, settles, certifies
-              ──▶ dead letters cut anew, withheld values dropped
+              ──▶ dead letters cut anew, withheld values and quoted answers dropped
               ──▶ both stores written anew ──▶ the proof
 
 Broken off anywhere, the same command finishes it. Other rows are not erased with it: those that refer to the
@@ -29,6 +29,7 @@ from ingest.ledger import (
     MISSING,
     PAGES,
     REWRITING,
+    RUNS,
     TOMBSTONES,
     TOUCHED,
     WITHHELD,
@@ -40,13 +41,13 @@ from ingest.pipeline.machine import Machine
 from ingest.pipeline.remnants import Needles, Proof
 from ingest.pipeline.run import Run
 from ingest.pipeline.tracing import addressed
-from ingest.report import Erased
+from ingest.report import Certificate, Erased
 from ingest.types import Envelope, Erasure, Key, Page, Request, Walk, canonical
 from ingest.window import window
 
 #: bodies that are rewritten in one transaction
 _REWRITTEN_AT_ONCE = 100
-#: what a dead letter says from then on
+#: what a dead letter, or why a partition gave up, says from then on
 _REASON = "it was of a row that is erased"
 _UNREADABLE = "it could not be read, and said something of a row that is erased"
 
@@ -135,12 +136,13 @@ class _Erasing:
         )
         if only_say:
             return report
-        if not earlier:
-            await self._append()
-        stored = [await self._rewrite(some) for some in _some([*emptied, *found.telling])]
+        rewriting = [*emptied, *found.telling]
+        if rewriting or not earlier:
+            await self._append(rewriting, after=earlier)
+        stored = [await self._rewrite(some) for some in _some(rewriting)]
         certificate = await self._run.go([], None, whole=False, load=True)
-        await self._clear({*found.standing, *emptied})
-        tables = (self._table.sql, WITHHELD, DEAD_LETTERS, TOMBSTONES, MISSING, TOUCHED)
+        await self._clear({*found.standing, *emptied}, found.needles)
+        tables = (self._table.sql, WITHHELD, DEAD_LETTERS, TOMBSTONES, MISSING, TOUCHED, RUNS)
         await self._log.compact()
         await self._database.engine.compact(tables)
         faults = [line async for line in self._faults()]
@@ -215,9 +217,10 @@ class _Erasing:
 
     # -- erasing -----------------------------------------------------------------------------------
 
-    async def _append(self) -> None:
+    async def _append(self, rewriting: list[int], *, after: int) -> None:
         """The erasure is a page, so that whoever is filled from the log knows of it."""
-        body = canonical(Erasure(table=self._table.name, key=self._key)).encode()
+        said = Erasure(table=self._table.name, key=self._key, pages=tuple(sorted(rewriting)))
+        body = canonical(said).encode()
         top = await self._log.top()
         envelope = Envelope(
             run=self._run.id,
@@ -230,7 +233,7 @@ class _Erasing:
             request=Request(method="ERASE", path=f"{self._table.name} {self._text}"),
             digest=hashlib.sha256(body).hexdigest(),
         )
-        await self._log.append(envelope, body, after=0)
+        await self._log.append(envelope, body, after=after)
 
     async def _rewrite(self, stamps: Sequence[int]) -> list[bytes]:
         """Give these pages bodies without the row; pieces of what was stored for them."""
@@ -250,7 +253,7 @@ class _Erasing:
         await self._database.write(partial(note_digests, log=log, digests=digests))
         return pieces
 
-    async def _clear(self, stamps: set[int]) -> None:
+    async def _clear(self, stamps: set[int], needles: Needles) -> None:
         """Drop what is kept aside of the row, and cut dead letters anew from the pages as they are now."""
         letters = await self._database.read(partial(self._letters, stamps=stamps))
         anew = [(row.id, values) for row in letters if (values := await self._letter(row))]
@@ -259,6 +262,7 @@ class _Erasing:
             connection.execute(sa.delete(WITHHELD).where(*self._of(WITHHELD)))
             for id, values in anew:
                 connection.execute(sa.update(DEAD_LETTERS).where(DEAD_LETTERS.c.id == id).values(values))
+            _clear_causes(connection, needles)
 
         await self._database.write(clear)
 
@@ -324,6 +328,21 @@ class _Erasing:
         many = sa.func.count(WITHHELD.c.key.distinct())
         rows = connection.execute(sa.select(WITHHELD.c.table, many).where(*target).group_by(WITHHELD.c.table))
         return {name: int(count) for name, count in rows}
+
+
+def _clear_causes(connection: sa.Connection, needles: Needles) -> None:
+    """Why partitions gave up may quote what was answered."""
+    told = sa.select(RUNS.c.id, RUNS.c.certificate).where(RUNS.c.certificate.is_not(None))
+    for id, text in connection.execute(told).all():
+        certificate = msgspec.json.decode(text, type=Certificate)
+        failures = tuple(
+            msgspec.structs.replace(one, cause=_REASON) if needles.within(one.cause.encode()) else one
+            for one in certificate.fetch.failures
+        )
+        if failures != certificate.fetch.failures:
+            fetch = msgspec.structs.replace(certificate.fetch, failures=failures)
+            anew = msgspec.json.encode(msgspec.structs.replace(certificate, fetch=fetch)).decode()
+            connection.execute(sa.update(RUNS).where(RUNS.c.id == id).values(certificate=anew))
 
 
 def _some(stamps: list[int]) -> Iterator[list[int]]:

@@ -135,6 +135,10 @@ class World:
             if any(form in blob for form in spelled)
         ]
 
+    async def traces_in_files(self) -> list[str]:
+        """The values that are in the files."""
+        return [value for value in VALUES if any(form in self.bytes() for form in _forms(value))]
+
     def letters(self) -> list[tuple[Any, ...]]:
         return self.setup.ask('SELECT "key", raw, reason, state FROM ingest_dead_letters ORDER BY id')
 
@@ -153,6 +157,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             asked = [one for one in held.get("by id", ()) if path == f"/users/{one['id']}"]
             return Said({"user": asked[0]}) if asked else Said({}, status=404)
         body = held[path]
+        if isinstance(body, Said):
+            return body
         return Said(body if isinstance(body, bytes) else {"data": body})
 
     async with answering(answer) as url:
@@ -185,7 +191,7 @@ async def test_every_value_goes_and_every_other_row_stays(world: World) -> None:
         "author": {"id": 1, "signed": SIGNED},
         "files": [{"path": "first file"}],
     }
-    assert msgspec.json.decode(erasure.body or b"") == {"key": [1], "table": "users"}
+    assert msgspec.json.decode(erasure.body or b"") == {"key": [1], "table": "users", "pages": [1, 2]}
     assert (await world.do("verify")).exit == 0
 
 
@@ -234,7 +240,8 @@ async def test_nothing_that_is_said_later_brings_it_back(world: World) -> None:
     done = await world.erase("users", "1")
     assert (done.shown, done.pages, done.faults) == (False, 2, ())
     assert await world.traces() == []
-    assert len([page for page in await world.pages() if page.envelope.walk.kind == "erased"]) == 1
+    assert (await world.erase("users", "1")).pages == 0
+    assert len([page for page in await world.pages() if page.envelope.walk.kind == "erased"]) == 2
 
 
 async def test_rows_that_refer_to_it_follow_their_foreign_keys_rules(world: World) -> None:
@@ -338,6 +345,38 @@ async def test_an_answer_by_id_is_rewritten(world: World) -> None:
     world.held["/messages"] = [message(1, owner_id=1), message(2, owner_id=1)]
     await world.sync()
     assert len([page for page in await world.pages() if page.envelope.walk.kind == "by_id"]) == 1
+
+
+async def test_another_mirror_of_the_same_page_log_learns_of_it(world: World, tmp_path: Path) -> None:
+    world.held["/messages"] = [message(1, author=ADA, owner_id=1)]
+    await world.sync()
+    other = World(tmp_path / "other", world.url, world.held)
+    other.setup.tables["staging"] = {"path": str(world.setup.folder / "mirror.db.pages")}
+    assert (await other.do("recover")).exit == 0
+    assert await other.do("digest") == await world.do("digest")
+    await world.erase("users", "1")
+    assert (await other.do("recover")).exit == 0
+    assert other.setup.ask("SELECT id FROM users") == [(2,)]
+    assert await other.do("digest") == await world.do("digest")
+    assert (await other.do("verify")).exit == 0
+    # what its own files have let go, it has to see to by itself
+    assert (await other.do("erase", "users", ["1"])).faults == ()
+    assert await other.traces_in_files() == []
+
+
+async def test_what_an_answer_said_when_a_partition_gave_up_goes_too(world: World) -> None:
+    await world.sync()
+    config = world.setup.folder / "chat" / "source.toml"
+    config.write_text(config.read_text().replace('path = "/messages"', 'path = "/refused"'))
+    world.held["/refused"] = Said({"error": f"{MAIL} may not see this"}, status=403)
+    await world.sync(exit=3)
+    causes = "SELECT certificate FROM ingest_runs ORDER BY started, id"
+    assert MAIL in str(world.setup.ask(causes))
+    assert (await world.erase("users", "1")).faults == ()
+    assert MAIL not in str(world.setup.ask(causes))
+    assert "it was of a row that is erased" in str(world.setup.ask(causes))
+    assert (await world.run("runs")).status == 0
+    assert await world.traces() == []
 
 
 async def test_what_others_say_too_is_named_and_no_fault(world: World) -> None:
