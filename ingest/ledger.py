@@ -10,8 +10,6 @@ LEDGER = sa.MetaData()
 KEY_LENGTH = 576
 #: the state of a page that is to be loaded once more
 REOPENED = "reopened"
-#: the digest of a page whose body is being rewritten: it may be that before, or that after
-REWRITING = ""
 
 #: characters of a stream's, source's or run's name, and of a table's or column's
 _NAME, _TABLE = 128, 64
@@ -69,7 +67,6 @@ PAGES = sa.Table(
     sa.Column("stamp", sa.BigInteger, primary_key=True, autoincrement=False),
     #: the highest stamp staged when the page was asked for: what a tombstone's proof is compared with
     sa.Column("asked", sa.BigInteger, nullable=False),
-    #: sha256 of the body, hexadecimal; '' while it is being rewritten
     sa.Column("digest", sa.String(64), nullable=False),
     #: loaded | quarantined | reopened: to be loaded once more
     sa.Column("state", sa.String(16), nullable=False),

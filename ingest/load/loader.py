@@ -13,17 +13,7 @@ from ingest.catalog import Catalog
 from ingest.engines.base import Engine
 from ingest.errors import LogDrift
 from ingest.keys import Keys, dump_key, load_key, touch_keys
-from ingest.ledger import (
-    DEAD_LETTERS,
-    KEYS,
-    LOADS,
-    MISSING,
-    PAGES,
-    REOPENED,
-    REWRITING,
-    TOUCHED,
-    WITHHELD,
-)
+from ingest.ledger import DEAD_LETTERS, KEYS, LOADS, MISSING, PAGES, REOPENED, TOUCHED, WITHHELD
 from ingest.load.batch import Batch, Letter, rank_of
 from ingest.load.decoders import Decoders
 from ingest.load.sets import settle_sets
@@ -141,7 +131,7 @@ class Loader:
         )
         marked = {row.stamp: row.digest for row in connection.execute(marks)}
         for page in pages:
-            if marked.get(page.stamp, page.envelope.digest) not in (page.envelope.digest, REWRITING):
+            if marked.get(page.stamp, page.envelope.digest) != page.envelope.digest:
                 raise LogDrift(
                     f"page {page.stamp} is another one in the page log than was loaded",
                     hint="put back the page log that it was filled from, or mirror into a new database",

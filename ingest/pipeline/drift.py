@@ -13,7 +13,7 @@ other logs                     has pages                        refused: it is a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from ingest.database import Database
 from ingest.errors import LogDrift
-from ingest.ledger import LOGS, PAGES, REOPENED, REWRITING
+from ingest.ledger import LOGS, PAGES, REOPENED
 from ingest.report import Observer
 from ingest.staging import PageLog
 from ingest.types import GENERATION, Erasure
@@ -63,7 +63,6 @@ class Drift:
         await self._learn_of_rewriting(loaded.to)
         await self._compare(await self._database.read(partial(_marks, log=self._id, newest=_NEWEST)))
         await self._refuse_pruned(loaded.to)
-        await self._finish_rewriting()
         if top < loaded.highest and self._log.identity.generation * GENERATION <= loaded.highest:
             new = await self._log.new_generation(loaded.highest)
             observe("log.generation", generation=new.generation, above=loaded.highest)
@@ -129,7 +128,7 @@ class Drift:
                 there[stamp] = (envelope.asked, envelope.digest)
         for stamp, mark in sorted(marks.items()):
             # a log that was put back ends before what it lacks; one that went on without it is another
-            if not _same(there.get(stamp, mark), mark) or (
+            if there.get(stamp, mark) != mark or (
                 stamp not in there and ends.get(stamp // GENERATION, 0) > stamp
             ):
                 raise self._clash(
@@ -138,26 +137,20 @@ class Drift:
         return len(marks) - len(there)
 
     async def _learn_of_rewriting(self, loaded_to: int) -> None:
-        """Note the digests of pages that were rewritten by an erasure that this database is to load yet."""
+        """Note the digests of pages that were rewritten by an erasure that this database is to load yet.
+
+        Or are being rewritten: an erasure that was broken off is not loaded, and whichever bodies its pages
+        have now are theirs.
+        """
         named: set[int] = set()
         async for stamp, _, envelope in self._log.envelopes(loaded_to):
             page = await self._log.page(stamp) if envelope.walk.kind == "erased" else None
             if page is not None and page.body is not None:
                 named.update(msgspec.json.decode(page.body, type=Erasure).pages)
         if named:
-            await self._note_digests_of(named)
-
-    async def _finish_rewriting(self) -> None:
-        """Note the digests of pages whose rewriting was broken off, whichever bodies they have now."""
-        stamps = await self._database.read(partial(_rewriting, log=self._id))
-        if stamps:
-            await self._note_digests_of(stamps)
-
-    async def _note_digests_of(self, stamps: Collection[int]) -> None:
-        """Note the digests that pages have in the log now."""
-        there = [page for one in stamps if (page := await self._log.page(one)) is not None]
-        digests = {page.stamp: page.envelope.digest for page in there}
-        await self._database.write(partial(note_digests, log=self._id, digests=digests))
+            there = [page for one in sorted(named) if (page := await self._log.page(one)) is not None]
+            digests = {page.stamp: page.envelope.digest for page in there}
+            await self._database.write(partial(note_digests, log=self._id, digests=digests))
 
     async def _refuse_pruned(self, loaded_to: int) -> None:
         """LogDrift where the body of a page is gone that this database has not loaded yet."""
@@ -190,16 +183,6 @@ def _marks(connection: sa.Connection, *, log: str, newest: int | None = None) ->
     rows = sa.select(PAGES.c.stamp, PAGES.c.asked, PAGES.c.digest).where(PAGES.c.log == log)
     found = connection.execute(rows.order_by(PAGES.c.stamp.desc()).limit(newest))
     return {stamp: (asked, digest) for stamp, asked, digest in found}
-
-
-def _same(there: tuple[int, str], mark: tuple[int, str]) -> bool:
-    """True where a page may be the one that was marked."""
-    return there == mark or (mark[1] == REWRITING and there[0] == mark[0])
-
-
-def _rewriting(connection: sa.Connection, *, log: str) -> list[int]:
-    rewriting = sa.select(PAGES.c.stamp).where(PAGES.c.log == log, PAGES.c.digest == REWRITING)
-    return list(connection.scalars(rewriting.order_by(PAGES.c.stamp)))
 
 
 def note_digests(connection: sa.Connection, *, log: str, digests: Mapping[int, str]) -> None:

@@ -1,8 +1,8 @@
 """A row's values, taken out of everything that ingest keeps, and a proof that they are gone.
 
     all pages ──▶ where records of the row stand, and what they say
-              ──▶ a page: the row is erased        what is said of it before or after counts for nothing
-              ──▶ bodies without it                ledger: rewriting ──▶ page log ──▶ ledger: digests
+              ──▶ a page: the row is erased        what is said of it before or after counts for nothing;
+              ──▶ bodies without it                it names them, for whoever has loaded them before
               ──▶ a run: loads that page, settles, certifies
               ──▶ dead letters cut anew, withheld values and quoted answers dropped
               ──▶ both stores written anew ──▶ the proof
@@ -28,7 +28,6 @@ from ingest.ledger import (
     DEAD_LETTERS,
     MISSING,
     PAGES,
-    REWRITING,
     RUNS,
     TOMBSTONES,
     TOUCHED,
@@ -246,8 +245,8 @@ class _Erasing:
             bodies[page.stamp] = one.body if one.body is not None else b""
             pieces += _pieces(await self._log.stored(page.stamp) or b"")
         log = self._log.identity.id
-        # the two are not written in one moment: until the last, either body is taken for the page's
-        await self._database.write(partial(note_digests, log=log, digests=dict.fromkeys(bodies, REWRITING)))
+        # the two are not written in one moment: until the erasure is loaded, which names these pages, either
+        # body is taken for a page's
         await self._log.rewrite(bodies)
         digests = {stamp: hashlib.sha256(body).hexdigest() for stamp, body in bodies.items()}
         await self._database.write(partial(note_digests, log=log, digests=digests))

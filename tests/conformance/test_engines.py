@@ -707,6 +707,9 @@ async def test_what_was_deleted_cannot_be_read_from_the_files_any_more(
     engine: Engine, connection: AsyncConnection
 ) -> None:
     secret, kept = "a text that is to go", "a text that is to stay"
+    if engine.files:  # in some builds what is deleted is overwritten at once
+        await connection.exec_driver_sql("PRAGMA secure_delete = OFF")
+        await connection.rollback()
     rows = [(secret, 0, 1), (kept, 1, 1)]
     await run(connection, inserted(engine, PARENTS, ["a", "b", "c"], *rows))
     await run(connection, lambda here: here.execute(sa.delete(PARENTS).where(PARENTS.c.b == 0)))

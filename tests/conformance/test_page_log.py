@@ -33,7 +33,7 @@ class Logs(Protocol):
         """Transactions that reached the disk since the log was opened."""
 
     def replace_body(self, stamp: int, stored: bytes) -> None:
-        """Change what is stored of a body, while the log is closed."""
+        """Change what is stored of a body, while the log is closed; its old bytes may well stay."""
 
     def reading(self) -> AbstractContextManager[None]:
         """Another program is in the middle of reading all that there is."""
@@ -61,6 +61,7 @@ class SqliteLogs:
 
     def replace_body(self, stamp: int, stored: bytes) -> None:
         with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("PRAGMA secure_delete = OFF")  # it is on in some builds
             connection.execute("UPDATE body SET zstd = ? WHERE stamp = ?", (stored, stamp))
 
     @contextmanager
@@ -584,6 +585,18 @@ async def test_what_was_rewritten_or_dropped_cannot_be_read_from_its_files(log: 
     assert await log.stored(stamps[1]) is None
     await log.quick_check()
     assert await append(log, b"more", partition="new") > stamps[2]
+
+
+async def test_what_was_left_in_the_files_by_others_goes_too(logs: Logs, log: PageLog) -> None:
+    long = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(1000))
+    stamp = await append(log, long)
+    piece = (await log.stored(stamp) or b"")[20_000:20_050]
+    await log.close()
+    logs.replace_body(stamp, zstandard.compress(b"short"))
+    log = await logs.open()
+    assert piece in log.files[0].read_bytes()
+    await log.compact()
+    assert piece not in b"".join(path.read_bytes() for path in log.files if path.exists())
 
 
 async def test_a_reader_that_keeps_what_was_dropped_is_told_of(logs: Logs, log: PageLog) -> None:

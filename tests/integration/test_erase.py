@@ -387,7 +387,7 @@ async def test_what_others_say_too_is_named_and_no_fault(world: World) -> None:
 
 
 async def test_words_that_the_stores_are_made_of_are_no_remnants(world: World) -> None:
-    world.held["/users"] = [{**ADA, "words": ["RESTRICT", "messages", "request", "partition"]}, BOB]
+    world.held["/users"] = [{**ADA, "words": ["RESTRICT", "messages", "INTEGER", "partition"]}, BOB]
     await world.sync()
     with closing(sqlite3.connect(world.setup.database)) as database, database:
         database.execute("CREATE TABLE of_another_program (id INTEGER PRIMARY KEY, text TEXT)")
@@ -555,7 +555,6 @@ class Stories:
         done: Erased = await self._world.do("erase", "users", ["1"])
         assert (done.faults, done.exit) == ((), 0), (after, done)
         assert await self._world.traces() == [], after
-        assert self._world.setup.ask("SELECT stamp FROM ingest_pages WHERE digest = ''") == [], after
         assert [letter[3] for letter in self._world.letters()] == ["open"], after
         self.digests.add(await self._world.do("digest"))
 
@@ -575,10 +574,12 @@ async def test_broken_off_while_bodies_are_rewritten_the_same_command_finishes_i
         assert moment is not None
         moments.append(moment)
         if moment in ("before SqlitePageLog.rewrite", "after SqlitePageLog.rewrite"):
-            assert world.setup.ask("SELECT count(*) FROM ingest_pages WHERE digest = ''") != [(0,)]
+            marked = dict(world.setup.ask("SELECT stamp, digest FROM ingest_pages"))
+            there = {page.stamp: page.envelope.digest for page in await world.pages()}
+            assert (marked.items() <= there.items()) is moment.startswith("before")
             # whatever is run next is not in the way
             assert (await world.do("recover")).exit == 0
-            assert world.setup.ask("SELECT stamp FROM ingest_pages WHERE digest = ''") == []
+            assert (await world.do("verify")).exit == 0
             await stories.finished(after=moment)
         if moment == "after SqlitePageLog.rewrite":
             break

@@ -157,9 +157,8 @@ def test_a_record_that_is_set_aside_is_known_by_its_key() -> None:
     assert left("people", [{**ADA, "name": "A" * 31}], "people", (1,)) == [ADAS_KEY]
     lines = [{"words": 5}]
     assert left("notes", [{"id": 5, "lines": lines}], "lines", (5, 0)) == [{"id": 5, "lines": [{}]}]
-    assert left("notes", [{"id": 5, "text": 1, "lines": lines}], "lines", (5, 0)) == [
-        {"id": 5, "text": 1, "lines": [{}]}
-    ]
+    note = {"id": 5, "rev": "none", "lines": lines}
+    assert left("notes", [note], "lines", (5, 0)) == [{**note, "lines": [{}]}]
 
 
 def test_what_json_has_no_word_for_is_written_as_it_was_read() -> None:
