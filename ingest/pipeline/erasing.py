@@ -255,7 +255,7 @@ class _Erasing:
     async def _clear(self, stamps: set[int], needles: Needles) -> None:
         """Drop what is kept aside of the row, and cut dead letters anew from the pages as they are now."""
         letters = await self._database.read(partial(self._letters, stamps=stamps))
-        anew = [(row.id, values) for row in letters if (values := await self._letter(row))]
+        anew = [(row.id, values) for row in letters if (values := await self._letter(row, stamps))]
 
         def clear(connection: sa.Connection) -> None:
             connection.execute(sa.delete(WITHHELD).where(*self._of(WITHHELD)))
@@ -276,14 +276,17 @@ class _Erasing:
     def _is_mine(self, letter: sa.Row[Any]) -> bool:
         return (letter.table, letter.key) == (self._table.name, self._text)
 
-    async def _letter(self, row: sa.Row[Any]) -> dict[str, Any]:
+    async def _letter(self, row: sa.Row[Any], stamps: set[int]) -> dict[str, Any]:
         """What a dead letter says from now on."""
         settled = {"raw": b"", "reason": _REASON, "state": "settled"}
         page = await self._log.page(row.stamp) if row.log == self._log.identity.id else None
         if page is None or page.body is None:
             return settled if self._is_mine(row) else {}
         if row.ordinal < 0:
-            return {} if page.body else {**settled, "reason": _UNREADABLE}
+            if not page.body:
+                return {**settled, "reason": _UNREADABLE}
+            # all of the page: it could be read after all, where there was only no memory for it
+            return {"raw": page.body} if row.stamp in stamps else {}
         again = {one.ordinal: one for one in self._refused(page)}.get(row.ordinal)
         if again is not None:
             return {"raw": again.raw, "reason": again.reason}

@@ -4,7 +4,8 @@
                                                      │
                                                      └─envelopes()──▶ folds: position, coverage, children
 
-A page's stamp is its place in the log, for life: rising, with holes. A fetcher says which page of
+A page's stamp is its place in the log, for life: rising, with holes. What a page says stays what it was, but
+for what is erased. A fetcher says which page of
 its partition it follows (`after`), and is refused when another page came between: two fetchers of
 one partition cannot both go on. What has been loaded is marked in the target database and not here,
 so nothing is ever acknowledged, and a log replicated elsewhere can keep the same promises. Writes

@@ -16,6 +16,7 @@ import zstandard
 
 from ingest.errors import IngestError, StagingConflict, Stop
 from ingest.staging import PageLog, SqlitePageLog
+from ingest.staging import connection as staging_connection
 from ingest.types import GENERATION, Child, Covered, Envelope, Page, Request, Walk, canonical
 
 #: seconds; only a hang reaches it
@@ -599,7 +600,11 @@ async def test_what_was_left_in_the_files_by_others_goes_too(logs: Logs, log: Pa
     assert piece not in b"".join(path.read_bytes() for path in log.files if path.exists())
 
 
-async def test_a_reader_that_keeps_what_was_dropped_is_told_of(logs: Logs, log: PageLog) -> None:
+async def test_a_reader_that_keeps_what_was_dropped_is_told_of(
+    logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging_connection, "BUSY_TIMEOUT", 0.05)
+    log = await logs.open()
     stamps = await append_partitions(log, 2)
     with logs.reading():
         await log.prune([stamps[0]])

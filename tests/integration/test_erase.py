@@ -330,6 +330,51 @@ async def test_a_page_that_cannot_be_read_is_emptied_where_it_holds_a_value(worl
     assert await world.do("digest") == digest
 
 
+async def test_the_letter_of_a_page_that_there_was_no_memory_for_is_cut_anew(world: World) -> None:
+    await world.sync()
+    (users, *_) = await world.pages()
+    with closing(sqlite3.connect(world.setup.database)) as database, database:
+        database.execute("UPDATE ingest_pages SET state = 'quarantined' WHERE stamp = 1")
+        database.execute("UPDATE ingest_loads SET quarantined = 1")
+        database.execute(
+            "INSERT INTO ingest_dead_letters (log, stamp, ordinal, raw, reason, state)"
+            " SELECT log, 1, -1, ?, 'there was not enough memory', 'open' FROM ingest_logs",
+            (users.body,),
+        )
+    done = await world.erase("users", "1")
+    assert done.faults == ()
+    assert await world.traces() == []
+    ((_, raw, reason, state),) = world.letters()
+    assert msgspec.json.decode(raw) == {"data": [{"id": 1}, BOB]}
+    assert (reason, state) == ("there was not enough memory", "open")
+
+
+async def test_a_row_is_erased_though_the_pages_that_stated_it_are_pruned(world: World) -> None:
+    await world.sync()
+    assert (await world.run("prune", "--keep", "0s")).status == 0
+    assert [page.body for page in await world.pages()] == [None, None]
+    done = await world.erase("users", "1")
+    assert (done.shown, done.records, done.pages, done.faults) == (True, 0, 0, ())
+    assert done.values >= 2
+    assert await world.traces() == []
+
+
+async def test_another_program_that_reads_the_mirror_is_waited_for_and_told_of(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.sync()
+    monkeypatch.setattr("ingest.engines.sqlite._BUSY", 50)
+    with closing(sqlite3.connect(world.setup.database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT name FROM users WHERE id = 1").fetchall() == [(NAME,)]
+        ran = await world.run("erase", "users", "1")
+    assert ran.status == 1
+    assert "another program reads it, and keeps what was deleted from it" in ran.err
+    assert "run the same command again" in ran.err
+    assert (await world.erase("users", "1")).faults == ()
+    assert await world.traces() == []
+
+
 async def test_an_answer_by_id_is_rewritten(world: World) -> None:
     world.held["/users"], world.held["by id"] = [BOB], [ADA]
     config = world.setup.folder / "chat" / "models.py"
