@@ -532,6 +532,15 @@ async def test_what_the_proof_finds_is_told_and_is_no_success(
     assert (await world.erase("users", "1")).faults == ()
 
 
+async def test_what_stored_bodies_have_in_common_is_no_remnant(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.sync()
+    # every compressed body begins with the same bytes
+    monkeypatch.setattr("ingest.pipeline.erasing._pieces", lambda stored: [stored[:4]])
+    assert (await world.erase("users", "1")).faults == ()
+
+
 class Killed(BaseException):
     """As if the process had ended."""
 
