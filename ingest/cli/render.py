@@ -451,8 +451,8 @@ def erased(out: Console, done: Erased) -> None:
         proof.append(("not looked for", f"{_count(done.unsearched, 'more value')}: too many"))
     proof += [*_some("still said by", done.said), *_some("left", done.faults)]
     lines(out, proof)
-    verdict = "the values are still there: see above" if done.faults else "its values are gone"
-    out.print(f"\n{verdict}", soft_wrap=True)
+    gone = "its values are gone, but for what others say, too" if done.said else "its values are gone"
+    out.print(f"\n{'something of it is left: see above' if done.faults else gone}", soft_wrap=True)
 
 
 def copied(out: Console, done: Copied) -> None:

@@ -429,6 +429,8 @@ async def test_what_others_say_too_is_named_and_no_fault(world: World) -> None:
     await world.sync()
     done = await world.erase("users", "1")
     assert (done.said, done.faults) == (("page 1", "users 2"), ())
+    told = (await world.run("erase", "users", "1")).out
+    assert told.splitlines()[-1] == "its values are gone"  # they are not known any more
 
 
 async def test_words_that_the_stores_are_made_of_are_no_remnants(world: World) -> None:
