@@ -329,6 +329,37 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     kept: dict[str, int]
 
 
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """A row whose values are gone from all that is kept, and the proof of it."""
+
+    table: str
+    key: str
+    #: False: it was only asked what would go
+    done: bool
+    #: the table showed the row
+    shown: bool
+    #: records of the row in the page log, and pages whose bodies were rewritten without what they said
+    records: int
+    pages: int
+    #: pages that could not be read, and were emptied because they held values of the row
+    emptied: tuple[int, ...]
+    #: entries of values kept aside, and dead letters
+    withheld: int
+    letters: int
+    #: rows that are kept aside, whole or in part, because they refer to it, by table
+    referring: dict[str, int] = {}
+    #: how many of the row's values were looked for, and how many were not, being too many
+    values: int
+    unsearched: int = 0
+    #: who says one of them, too
+    said: tuple[str, ...] = ()
+    #: the files whose bytes were looked through; none of a server's
+    files: tuple[str, ...] = ()
+    #: what is left all the same, and where
+    faults: tuple[str, ...] = ()
+    exit: int = 0
+
+
 class Observer(Protocol):
     """Told of every step of a run, by the event's name and figures: a progress bar, or a log."""
 

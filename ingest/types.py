@@ -31,8 +31,12 @@ Key: TypeAlias = tuple[Any, ...]
 LOWEST_VERSION = -(2**62)
 #: the version of a statement that nothing said before or after takes back (a redaction)
 HIGHEST_VERSION = 2**62
+#: the stamp of a proof that no page comes after (an erasure)
+FOREVER = 2**62
 #: a page's stamp is generation * GENERATION + sequence
 GENERATION = 2**40
+#: kinds of walks whose pages say nothing of what has been fetched
+PLACELESS = frozenset({"by_id", "erased"})
 #: positions within one page; a page's label is multiplied by it
 LABEL = 2**20
 #: allocations, and collections of the younger generation, before one is collected in a run
@@ -56,8 +60,9 @@ class Walk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     #: full: the whole listing; head: newest first, down to known ground; since: only news;
-    #: tail: on from the last cursor; gap: a hole; backfill: older history; by_id: single records
-    kind: Literal["full", "head", "since", "tail", "gap", "backfill", "by_id"]
+    #: tail: on from the last cursor; gap: a hole; backfill: older history; by_id: single records;
+    #: erased: no walk at all, but that a row was erased here
+    kind: Literal["full", "head", "since", "tail", "gap", "backfill", "by_id", "erased"]
     #: the cursor the walk began with, when it did not begin at the stream's own start
     start: str | None = None
     #: where the walk stops: a cursor (opens) or a coverage key (since, backfill)
@@ -150,6 +155,16 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     envelope: Envelope
     #: None when it was pruned
     body: bytes | None
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of a page that says that a row was erased."""
+
+    table: str
+    #: in stored form
+    key: Key
+    #: stamps of pages that have other bodies since: for whoever has loaded them before
+    pages: tuple[int, ...] = ()
 
 
 class LogIdentity(NamedTuple):

@@ -48,6 +48,14 @@ class Sweeps:
 
 
 @dataclass(frozen=True)
+class Erases:
+    """A row that is gone for good: whatever is said of it counts for nothing."""
+
+    table: str
+    key: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Lists:
     """A complete list: rows of `table` whose `column` is `owner` and that are older are gone."""
 
@@ -100,7 +108,12 @@ class Truth:
 
 
 def truth(
-    rules: Rules, says: list[Says], buries: list[Buries], lists: list[Lists], sweeps: Sequence[Sweeps] = ()
+    rules: Rules,
+    says: list[Says],
+    buries: list[Buries],
+    lists: list[Lists],
+    sweeps: Sequence[Sweeps] = (),
+    erases: Sequence[Erases] = (),
 ) -> Truth:
     """The rows and withheld values that the statements amount to."""
     newest: dict[tuple[str, str, Any], tuple[int, int, int]] = {}
@@ -124,8 +137,11 @@ def truth(
     for one in buries:
         version, stamp = graves.get((one.table, one.key), (one.version, one.stamp))
         graves[(one.table, one.key)] = (max(version, one.version), max(stamp, one.stamp))
+    erased = {(one.table, one.key) for one in erases}
     for one in sorted((one for one in says if listed(one)), key=lambda one: one.rank):
         where = (one.table, one.key)
+        if where in erased:
+            continue
         stated.setdefault(where, {}).update(one.values)
         mentions[where] = one.rank[1]
         if one.top:
@@ -161,7 +177,8 @@ def truth(
             result.withheld[(table, key, "")] = values
         else:
             result.rows[table][key] = full
-    gone = {(one.table, one.key) for one in buries if one.told} | {one for one in stated if dead(one)}
+    gone = erased | {(one.table, one.key) for one in buries if one.told}
+    gone |= {one for one in stated if dead(one)}
     _settle(rules, result, stated, gone)
     for rule in rules.follows:
         for key, row in result.rows[rule.parent].items():
@@ -181,7 +198,8 @@ def _settle(rules: Rules, result: Truth, stated: dict[Where, Row], gone: set[Whe
                 if target[0] is None or target in result.rows[rule.target]:
                     continue
                 buried = (rule.target, target) in gone
-                park = rule.ondelete == "CASCADE" if buried else rule.missing == "park"
+                must = rule.ondelete == "CASCADE" or rule.column in rules.required[rule.table]
+                park = must if buried else rule.missing == "park"
                 if park:
                     del result.rows[rule.table][key]
                     result.withheld[(rule.table, key, "")] = stated[(rule.table, key)]

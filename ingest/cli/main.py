@@ -374,6 +374,26 @@ def prune(
     show(done, lambda out: render.pruned(out, done), as_json=as_json)
 
 
+# a key may begin with a minus
+@app.command(context_settings={"ignore_unknown_options": True})
+def erase(
+    ctx: typer.Context,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A mirrored table.")],
+    key: Annotated[list[str], typer.Argument(metavar="KEY", help="The row's key, part by part.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a row's values out of all that is kept, and prove it.
+
+    Tables, page log, dead letters, withheld values. Only its key stays, so that nothing brings it back.
+    """
+    from ingest.cli import render
+
+    done = ask(_of(ctx), lambda job: job.erase(table, key, carry_out=not dry_run), write=True)
+    show(done, lambda out: render.erased(out, done), as_json=as_json)
+    raise typer.Exit(done.exit)
+
+
 @app.command("copy")
 def copy_mirror(
     ctx: typer.Context,

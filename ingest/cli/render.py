@@ -22,6 +22,7 @@ from ingest.report import (
     Copied,
     DeadLetter,
     Difference,
+    Erased,
     Gap,
     MissingParent,
     Preview,
@@ -448,6 +449,31 @@ def pruned(out: Console, done: Pruned) -> None:
             "\nthe database has what they said, and `ingest replay --rebuild` could not have it again",
             soft_wrap=True,
         )
+
+
+def erased(out: Console, done: Erased) -> None:
+    """What went of a row, and the proof of it."""
+    out.print(f"{plain(done.table)} {plain(done.key)}  {'erased' if done.done else 'would be erased'}")
+    lines(
+        out,
+        [
+            ("table", "the row" if done.shown else "no row"),
+            ("page log", f"{_count(done.records, 'record')}; {_count(done.pages, 'page')} with its values"),
+            *[("emptied", f"page {stamp}, which could not be read") for stamp in done.emptied],
+            ("withheld", _count(done.withheld, "entry", "entries")),
+            ("dead letters", f"{done.letters:,}"),
+            *[("referring", f"{_count(n, 'row')} of {plain(name)}") for name, n in done.referring.items()],
+        ],
+    )
+    if not done.done:
+        return
+    proof = [("looked for", _count(done.values, "value")), *_some("looked into", done.files)]
+    if done.unsearched:
+        proof.append(("not looked for", f"{_count(done.unsearched, 'more value')}: too many"))
+    proof += [*_some("still said by", done.said), *_some("left", done.faults)]
+    lines(out, proof)
+    gone = "its values are gone, but for what others say, too" if done.said else "its values are gone"
+    out.print(f"\n{'something of it is left: see above' if done.faults else gone}", soft_wrap=True)
 
 
 def copied(out: Console, done: Copied) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import sqlalchemy as sa
@@ -182,6 +183,22 @@ class Engine(Protocol):
 
     def holders(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
         """Who else has locks on these tables just now, in words; nobody where that is not to be known."""
+        ...
+
+    async def compact(self, tables: Collection[sa.Table]) -> None:
+        """Let nothing that was deleted from these tables be read from where the database stores them.
+
+        Nobody is in a transaction; Stop where others are in the way: done again, it is done then.
+        """
+        ...
+
+    def words(self, connection: sa.Connection) -> list[str]:
+        """How all that is in the files was made; nothing where a server keeps them."""
+        ...
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the database is; none where a server keeps it."""
         ...
 
     async def close(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -64,6 +65,24 @@ class Server(Connected):
     async def exists(self) -> bool:
         async with self.reader():
             return True
+
+    async def compact(self, tables: Collection[sa.Table]) -> None:
+        async with self.writer() as connection:
+            alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            for table in tables:
+                await alone.exec_driver_sql(self._anew(alone.dialect.identifier_preparer.format_table(table)))
+
+    def words(self, connection: sa.Connection) -> list[str]:
+        return []
+
+    @property
+    def files(self) -> list[Path]:
+        return []
+
+    @staticmethod
+    @abstractmethod
+    def _anew(table: str) -> str:
+        """The statement that writes a table anew from what is in it."""
 
     @asynccontextmanager
     async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:

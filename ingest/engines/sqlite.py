@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,33 @@ class SqliteEngine(OnConflict, Connected):
 
     def holders(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
         return []
+
+    async def compact(self, tables: Collection[sa.Table]) -> None:
+        busy = await asyncio.to_thread(self._compact)
+        if busy:
+            raise Stop(
+                "another program reads it, and keeps what was deleted from it",
+                where=self.place,
+                hint="end it, then run the same command again",
+            )
+
+    def _compact(self) -> bool:
+        """Write the file anew, and empty the write-ahead log; True where somebody is in the way."""
+        try:
+            with closing(sqlite3.connect(self._file, isolation_level=None)) as connection:
+                connection.execute(f"PRAGMA busy_timeout={_BUSY}")
+                connection.execute("VACUUM")
+                return bool(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            raise Stop(str(error), where=self.place, hint=_hint(str(error))) from error
+
+    def words(self, connection: sa.Connection) -> list[str]:
+        made = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return [word for (word,) in made]
+
+    @property
+    def files(self) -> list[Path]:
+        return [self._file, self._file.with_name(self._file.name + "-wal")]
 
 
 def _write_ahead(cursor: Any) -> None:

@@ -16,7 +16,7 @@ from ingest.fetch.parts import Part, fold_child, fold_page, holes
 from ingest.report import Gap
 from ingest.source import Stream
 from ingest.staging.protocol import PageLog
-from ingest.types import Envelope
+from ingest.types import PLACELESS, Envelope
 
 #: raised when the fold or its stored form changes: older snapshots are then folded anew
 FOLD_FORMAT = 2
@@ -70,7 +70,7 @@ class Known:
         self.stamp = max(self.stamp, stamp)
         self.folded += 1
         # asked by id, a page says nothing of where a walk is, and there may be millions of them
-        if envelope.walk.kind == "by_id":
+        if envelope.walk.kind in PLACELESS:
             return
         part = self.part(envelope.stream, envelope.partition)
         if stamp <= part.stamp:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -87,7 +88,7 @@ class Decoder:
             return
         reading = Reading(self, page, batch, sound=sound)
         letters = len(batch.letters)
-        for first, found in self._parts(reading, envelope, json):
+        for first, found in self.parts(reading, envelope, json):
             for index, one in enumerate(found, first):
                 reading.record(one, index)
         if straight is not None and sound:
@@ -108,14 +109,14 @@ class Decoder:
         """The bytes of the top-level record that an ordinal lies in; None when there is none."""
         json, sound = read_body(page.body or b"")
         reading = Reading(self, page, Batch(asked={page.stamp: page.envelope.asked}), sound=sound)
-        for first, part in self._parts(reading, page.envelope, json):
+        for first, part in self.parts(reading, page.envelope, json):
             for index, found in enumerate(part, first):
                 reading.record(found, index)
                 if reading.ordinal >= ordinal:
                     return raw_record(page.body or b"", found)
         return None
 
-    def _parts(self, reading: Reading, envelope: Envelope, json: Any) -> Iterator[tuple[int, list[Found]]]:
+    def parts(self, reading: Reading, envelope: Envelope, json: Any) -> Iterator[tuple[int, list[Found]]]:
         """The page's records kind by kind, with the index of the first; the stream's own come last."""
         first = 0
         for part in (self,) if envelope.walk.kind == "by_id" else (*self._also, self):
@@ -123,6 +124,12 @@ class Decoder:
             found = part._find(envelope, json)
             yield first, found
             first += len(found)
+
+    @property
+    def discriminator(self) -> tuple[str, ...]:
+        """The keys that lead to what tells a record's kind, up to a list; none where nothing does."""
+        plain = takewhile(lambda segment: isinstance(segment, str), self._by.segments)
+        return tuple(map(str, plain)) if self._stated.cases else ()
 
     def _find(self, envelope: Envelope, json: Any) -> list[Found]:
         by_id = self.stream.by_id if envelope.walk.kind == "by_id" else None
@@ -152,6 +159,12 @@ class Decoder:
                 if state == "gone":
                     proof = Tombstone(HIGHEST_VERSION, page.stamp, f"{BY_ID}{page.stamp}")
                     batch.bury(shape.table.name, key, proof)
+
+    @property
+    def tables(self) -> set[str]:
+        """The tables that the source's models have."""
+        entities = [table.name for table in self._catalog.entities.values()]
+        return {name for one in entities for name in self._catalog.stated_with(one)}
 
     @property
     def proves_deletes(self) -> bool:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from ingest.catalog import Catalog
 from ingest.errors import LogDrift
 from ingest.load.batch import Batch
 from ingest.load.decode import Decoder, only_mentioned
+from ingest.load.erasing import Reduced, reduced
+from ingest.load.merge import Tombstone
 from ingest.source import Source
-from ingest.types import Page, uncollected
+from ingest.types import FOREVER, HIGHEST_VERSION, Erasure, Key, Page, uncollected
 
 #: times a page may fail for memory: beside others, and by itself
 _TRIES = 2
@@ -28,6 +32,7 @@ class Decoders:
     ) -> None:
         #: `modules`: the module of models that a source's entities are looked for in
         self._decoders: dict[tuple[str, str], Decoder] = {}
+        self._tables = catalog.tables
         #: how often there was not enough memory for a page, by stamp
         self._too_large: Counter[int] = Counter()
         for name, source in sources.items():
@@ -62,7 +67,23 @@ class Decoders:
     def raw_of(self, page: Page, ordinal: int) -> bytes | None:
         """The bytes of the record of a page that an ordinal lies in; None where nothing reads such pages."""
         decoder = self._decoders.get((page.envelope.source, page.envelope.stream))
-        return None if decoder is None else decoder.raw_of(page, ordinal)
+        if decoder is None or page.envelope.walk.kind == "erased":
+            return None
+        return decoder.raw_of(page, ordinal)
+
+    def home(self, table: str) -> tuple[str, str] | None:
+        """A source whose models have a table, and a stream of it; None where there is none."""
+        for where, decoder in self._decoders.items():
+            if table in decoder.tables:
+                return where
+        return None
+
+    def reduced(self, page: Page, table: str, key: Key) -> Reduced:
+        """What a page says of a row, and its body without that."""
+        decoder = self._decoders.get((page.envelope.source, page.envelope.stream))
+        if decoder is None or page.envelope.walk.kind == "erased":
+            return Reduced()
+        return reduced(decoder, page, table, key)
 
     def add(self, page: Page, batch: Batch) -> None:
         """Add what a page says to what those before it said; one that failed for memory twice is set aside.
@@ -71,6 +92,9 @@ class Decoders:
         """
         self.check([(page.stamp, page.envelope.source, page.envelope.stream)])
         decoder = self._decoders[(page.envelope.source, page.envelope.stream)]
+        if page.envelope.walk.kind == "erased":
+            self._bury(page, batch, decoder)
+            return
         if self._too_large[page.stamp] >= _TRIES:
             decoder.set_aside(page, batch, f"there was not enough memory to decode it, {_TRIES} times")
             return
@@ -79,3 +103,14 @@ class Decoders:
         except MemoryError:
             self._too_large[page.stamp] += 1
             raise
+
+    def _bury(self, page: Page, batch: Batch, decoder: Decoder) -> None:
+        """An erasure: a tombstone that nothing said before or after is a match for."""
+        said = msgspec.json.decode(page.body or b"", type=Erasure)
+        table = self._tables.get(said.table)
+        if table is None or len(table.key) != len(said.key):
+            decoder.set_aside(page, batch, "it erases a row by a table or a key that the models do not have")
+            return
+        batch.asked[page.stamp] = page.envelope.asked
+        tombstone = Tombstone(HIGHEST_VERSION, FOREVER, f"erased {page.stamp}")
+        batch.bury(said.table, said.key, tombstone)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from ingest.catalog import NO_DEFAULT, Table
-from ingest.types import LOWEST_VERSION, NEVER, Key
+from ingest.types import FOREVER, LOWEST_VERSION, NEVER, Key
 from ingest.withheld import BY_ID
 
 RankTuple: TypeAlias = tuple[int, int, int]
@@ -73,6 +73,11 @@ class Tombstone:
     def joined(self, other: Tombstone) -> Tombstone:
         newer = max(self, other, key=lambda one: (one.told, one.stamp, one.version, one.proof))
         return Tombstone(max(self.version, other.version), max(self.stamp, other.stamp), newer.proof)
+
+    @property
+    def erases(self) -> bool:
+        """True where nothing that is said of the row is kept any more, aside or not."""
+        return self.stamp == FOREVER
 
     def voids(self, life: Life) -> bool:
         """True unless a statement has a greater version, or was asked for after the proof."""

@@ -432,7 +432,8 @@ class Store:
                 or key in dying
                 or (key in contested and now != one.lost)
             ):
-                self._decide(table, key, one, proofs.get(key), changes, now, dying.get(key))
+                erased = key in tombstones and tombstones[key].erases
+                self._decide(table, key, one, proofs.get(key), changes, now, dying.get(key), erased=erased)
         return changes
 
     def _proofs(
@@ -513,6 +514,8 @@ class Store:
         changes: _Changes,
         lost: Lost,
         dying: str | None,
+        *,
+        erased: bool,
     ) -> None:
         """Whether a merged row can be shown, or why not; but for what it has `lost` to another.
 
@@ -525,6 +528,10 @@ class Store:
         row = shown(table, stated, self._fills[table.name])
         changes.void.append(key)
         target: tuple[str | None, str | None] = _NO_TARGET
+        if erased:
+            # nothing that is said of it is kept any more, aside or not
+            (changes.remove if known.shown else changes.gone).append(key)
+            return
         if dying == "kept":
             # everything is loaded once more: what was held stays held, also if it was never shown since
             changes.kept_back.add(key)

@@ -4,6 +4,7 @@ the database was filled from   and this log                     so
 ────────────────────────────   ────────────                     ──
 nothing                        has any pages, or none           they are loaded from the beginning
 this log                       has all of what was loaded       the run goes on
+this log                       has rewritten some (an erasure) that is noted, and the run goes on
 this log                       is behind (restored)             a new generation above it all; said
 this log                       has another page in one's place  refused: two logs went on from one
 other logs                     is empty (theirs was deleted)    a new generation above it all; said
@@ -12,10 +13,12 @@ other logs                     has pages                        refused: it is a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 
 from ingest.database import Database
@@ -23,7 +26,7 @@ from ingest.errors import LogDrift
 from ingest.ledger import LOGS, PAGES, REOPENED
 from ingest.report import Observer
 from ingest.staging import PageLog
-from ingest.types import GENERATION
+from ingest.types import GENERATION, Erasure
 
 #: marked pages that are looked up in the log at the beginning of a run; `verify` looks all of them up
 _NEWEST = 100
@@ -57,6 +60,7 @@ class Drift:
         """Note the log in the ledger; what is to be said of how the two differ. LogDrift where they clash."""
         loaded, top = await self._loaded(), await self._log.top()
         self._refuse_foreign(loaded, top)
+        await self._learn_of_rewriting(loaded.to)
         await self._compare(await self._database.read(partial(_marks, log=self._id, newest=_NEWEST)))
         await self._refuse_pruned(loaded.to)
         if top < loaded.highest and self._log.identity.generation * GENERATION <= loaded.highest:
@@ -132,6 +136,22 @@ class Drift:
                 )
         return len(marks) - len(there)
 
+    async def _learn_of_rewriting(self, loaded_to: int) -> None:
+        """Note the digests of pages that were rewritten by an erasure that this database is to load yet.
+
+        Or are being rewritten: an erasure that was broken off is not loaded, and whichever bodies its pages
+        have now are theirs.
+        """
+        named: set[int] = set()
+        async for stamp, _, envelope in self._log.envelopes(loaded_to):
+            page = await self._log.page(stamp) if envelope.walk.kind == "erased" else None
+            if page is not None and page.body is not None:
+                named.update(msgspec.json.decode(page.body, type=Erasure).pages)
+        if named:
+            there = [page for one in sorted(named) if (page := await self._log.page(one)) is not None]
+            digests = {page.stamp: page.envelope.digest for page in there}
+            await self._database.write(partial(note_digests, log=self._id, digests=digests))
+
     async def _refuse_pruned(self, loaded_to: int) -> None:
         """LogDrift where the body of a page is gone that this database has not loaded yet."""
         pruned = await self._log.pruned(loaded_to)
@@ -163,6 +183,13 @@ def _marks(connection: sa.Connection, *, log: str, newest: int | None = None) ->
     rows = sa.select(PAGES.c.stamp, PAGES.c.asked, PAGES.c.digest).where(PAGES.c.log == log)
     found = connection.execute(rows.order_by(PAGES.c.stamp.desc()).limit(newest))
     return {stamp: (asked, digest) for stamp, asked, digest in found}
+
+
+def note_digests(connection: sa.Connection, *, log: str, digests: Mapping[int, str]) -> None:
+    """Note the digests of pages that are marked, by stamp; those of others are noted when they are loaded."""
+    for stamp, digest in digests.items():
+        mark = sa.update(PAGES).where(PAGES.c.log == log, PAGES.c.stamp == stamp)
+        connection.execute(mark.values(digest=digest))
 
 
 def _marked(connection: sa.Connection, *, log: str, after: int) -> set[int]:

@@ -39,6 +39,7 @@ from ingest.ledger import (
 )
 from ingest.migrate import lineages
 from ingest.pipeline import questions
+from ingest.pipeline.erasing import erase
 from ingest.pipeline.machine import Machine, said
 from ingest.pipeline.pruning import prune
 from ingest.pipeline.run import Run
@@ -49,6 +50,7 @@ from ingest.replay import write_exchanges
 from ingest.report import (
     Certificate,
     DeadLetter,
+    Erased,
     Gap,
     MissingParent,
     Observer,
@@ -187,12 +189,22 @@ class Job:
             carry_out=carry_out,
         )
 
+    async def erase(self, table: str, key: Sequence[str], *, carry_out: bool = True) -> Erased:
+        """Take a row's values out of all that is kept, and prove it; `key` as a person writes it."""
+        run = Run(self._machine, self._new_id(), "erase")
+        return await erase(self._machine, table, key, run=run, carry_out=carry_out)
+
     # -- questions ---------------------------------------------------------------------------------
 
     async def record(self, source: str, to: Path) -> int:
         """Write a source's staged pages as fixtures, without credentials; how many."""
         (configured,) = self._machine.chosen((source,))
-        pages = (page async for page in self._machine.pages() if page.envelope.source == source)
+        # what was erased here is nothing that the source ever said
+        pages = (
+            page
+            async for page in self._machine.pages()
+            if page.envelope.source == source and page.envelope.walk.kind != "erased"
+        )
         return await write_exchanges(to, pages, configured)
 
     async def digest(self) -> str:
@@ -279,9 +291,11 @@ class Job:
         whole: bool = False,
         load: bool = True,
     ) -> Certificate:
-        id = f"{self._machine.clock.now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        run = Run(self._machine, id, command, allow_deletes=self._allow_deletes)
+        run = Run(self._machine, self._new_id(), command, allow_deletes=self._allow_deletes)
         return await run.go(sources, fetch, whole=whole, load=load)
+
+    def _new_id(self) -> str:
+        return f"{self._machine.clock.now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 #: what the page log says all of

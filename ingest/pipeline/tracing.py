@@ -22,7 +22,7 @@ from ingest.load.merge import RankTuple, load_stated
 from ingest.mirror import LEDGER_COLUMNS
 from ingest.report import Trace, TracedPage, TracedValue
 from ingest.staging import PageLog
-from ingest.types import LOWEST_VERSION, Key, Request
+from ingest.types import FOREVER, LOWEST_VERSION, Key, Request
 from ingest.withheld import FOR, load_row
 
 
@@ -44,7 +44,7 @@ class Tracer:
 
     async def trace(self, name: str, texts: Sequence[str]) -> Trace:
         """Why the row with this key is as it is; UsageError when there can be no such row."""
-        table, key = self._key(name, texts)
+        table, key = addressed(self._catalog, name, texts)
         told = await self._database.read(partial(self._told, table=table, key=key))
         ordinals: dict[int, list[int]] = {}
         for stamp, ordinal in sorted(told.places, reverse=True):
@@ -57,24 +57,6 @@ class Tracer:
             events=tuple(told.events),
             pages=tuple([await self._page(stamp, within) for stamp, within in ordinals.items()]),
         )
-
-    def _key(self, name: str, texts: Sequence[str]) -> tuple[Table, Key]:
-        """A table, and a key in stored form as a person wrote it."""
-        table = self._catalog.tables.get(name)
-        if table is None:
-            known = ", ".join(sorted(self._catalog.tables))
-            raise UsageError(f"there is no table {name!r}", hint=f"known: {known}")
-        if len(texts) != len(table.key):
-            raise UsageError(
-                f"a key of {name} has {len(table.key)} parts, and {len(texts)} are given",
-                hint=f"say {' '.join(table.key).upper()}",
-            )
-        columns = [table.column(part) for part in table.key]
-        try:
-            stored = [compile_stored(column)(text) for column, text in zip(columns, texts, strict=True)]
-        except SetAside as error:
-            raise UsageError(error.message, where=name) from error
-        return table, tuple(stored)
 
     def _told(self, connection: sa.Connection, *, table: Table, key: Key) -> _Told:
         return _Asking(connection, self._database, table, key).told()
@@ -180,6 +162,11 @@ class _Asking:
             if column.startswith(FOR):
                 yield f"waits for {entry['target_table']} {entry['target_key']} ({entry['reason']})"
         for row in self._of(TOMBSTONES):
+            if row["stamp"] == FOREVER:
+                page = int(row["proof"].rpartition(" ")[2])
+                self._places.add((page, -1))
+                yield f"erased by page {page}: what is said of it since is not shown, and is to be erased too"
+                continue
             self._places.add((row["stamp"], -1))
             yield f"deleted upstream: {row['proof']}"
         for row in self._of(DELETES):
@@ -196,6 +183,25 @@ class _Asking:
     def _of(self, ledger: sa.Table) -> list[dict[str, Any]]:
         mine = sa.select(ledger).where(ledger.c.table == self._table.name, ledger.c.key == self._text)
         return [dict(row) for row in self._connection.execute(mine).mappings()]
+
+
+def addressed(catalog: Catalog, name: str, texts: Sequence[str]) -> tuple[Table, Key]:
+    """A table, and a key of it in stored form, as a person wrote them; UsageError where there can be none."""
+    table = catalog.tables.get(name)
+    if table is None:
+        known = ", ".join(sorted(catalog.tables))
+        raise UsageError(f"there is no table {name!r}", hint=f"known: {known}")
+    if len(texts) != len(table.key):
+        raise UsageError(
+            f"a key of {name} has {len(table.key)} parts, and {len(texts)} are given",
+            hint=f"say {' '.join(table.key).upper()}",
+        )
+    columns = [table.column(part) for part in table.key]
+    try:
+        stored = [compile_stored(column)(text) for column, text in zip(columns, texts, strict=True)]
+    except SetAside as error:
+        raise UsageError(error.message, where=name) from error
+    return table, tuple(stored)
 
 
 def _mark(connection: sa.Connection, *, log: str, stamp: int) -> tuple[str, int | None]:

@@ -4,7 +4,8 @@
                                                      │
                                                      └─envelopes()──▶ folds: position, coverage, children
 
-A page's stamp is its place in the log, for life: rising, with holes. A fetcher says which page of
+A page's stamp is its place in the log, for life: rising, with holes. What a page says stays what it was, but
+for what is erased. A fetcher says which page of
 its partition it follows (`after`), and is refused when another page came between: two fetchers of
 one partition cannot both go on. What has been loaded is marked in the target database and not here,
 so nothing is ever acknowledged, and a log replicated elsewhere can keep the same promises. Writes
@@ -13,7 +14,8 @@ take effect in the order they were asked for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from ingest.types import Envelope, LogIdentity, Page
@@ -71,6 +73,29 @@ class PageLog(Protocol):
 
     async def pruned(self, after: int = 0) -> list[int]:
         """The stamps above a stamp whose bodies were dropped, in their order."""
+
+    async def rewrite(self, bodies: Mapping[int, bytes]) -> None:
+        """Give pages, by stamp, other bodies, and their envelopes the digests of these: all or none.
+
+        Nothing is fetched by it, and nothing loaded. A stamp whose body was dropped, or that the log does
+        not have, is passed over.
+        """
+
+    async def compact(self) -> None:
+        """Let nothing that was dropped or rewritten be read from where the log is stored.
+
+        Stop where somebody who reads the log is in the way: done again, it is done then.
+        """
+
+    async def stored(self, stamp: int) -> bytes | None:
+        """A body as it is stored: what a proof that it is gone looks for; None when there is none."""
+
+    async def words(self) -> list[bytes]:
+        """What else its files hold: words of its own, and what was folded of envelopes."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The files it is stored in; none where others keep it."""
 
     async def quick_check(self) -> None:
         """Stop when the stored log is damaged."""

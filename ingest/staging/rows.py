@@ -91,6 +91,11 @@ def pack(envelope: Envelope, body: bytes) -> bytes:
     return zstandard.compress(body, ZSTD_LEVEL)
 
 
+def repack(body: bytes) -> tuple[str, bytes]:
+    """The digest of a body that takes another's place, and the body compressed."""
+    return hashlib.sha256(body).hexdigest(), zstandard.compress(body, ZSTD_LEVEL)
+
+
 def unpack(stamp: int, packed: bytes, digest: str) -> bytes:
     """A stored body; Stop naming the stamp when it is not what was appended."""
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import islice
@@ -29,7 +29,7 @@ from ingest.staging.faults import DAMAGED_HINT, explained
 from ingest.staging.format import create, inspect, make_folder
 from ingest.staging.lock import WriterLock
 from ingest.staging.queue import WriteQueue
-from ingest.staging.rows import ENVELOPE_COLUMNS, envelope_of, envelope_row, pack, page_of
+from ingest.staging.rows import ENVELOPE_COLUMNS, envelope_of, envelope_row, pack, page_of, repack
 from ingest.staging.writer import SqliteWriter
 from ingest.types import Envelope, LogIdentity, Page
 
@@ -180,6 +180,32 @@ class SqlitePageLog:
     async def pruned(self, after: int = 0) -> list[int]:
         """The stamps above a stamp whose bodies were dropped, in their order."""
         return [stamp for (stamp,) in await self._rows(_PRUNED, (after,))]
+
+    async def rewrite(self, bodies: Mapping[int, bytes]) -> None:
+        """Give pages, by stamp, other bodies, and their envelopes the digests of these: all or none."""
+        writer, queue = self._writing()
+        packed = await asyncio.to_thread(lambda: [(stamp, *repack(body)) for stamp, body in bodies.items()])
+        await queue.alone(partial(writer.rewrite, packed))
+
+    async def compact(self) -> None:
+        """Write the file anew from what is in it, and leave nothing in the write-ahead log."""
+        writer, queue = self._writing()
+        await queue.alone(writer.compact)
+
+    async def stored(self, stamp: int) -> bytes | None:
+        """A body as it is stored; None when there is none."""
+        rows = await self._rows("SELECT zstd FROM body WHERE stamp = ?", (stamp,))
+        return bytes(rows[0][0]) if rows else None
+
+    async def words(self) -> list[bytes]:
+        """How its tables are made, and the snapshots of folds."""
+        made = await self._rows("SELECT CAST(sql AS BLOB) FROM sqlite_master WHERE sql IS NOT NULL")
+        return [bytes(word) for (word,) in [*made, *await self._rows("SELECT state FROM fold")]]
+
+    @property
+    def files(self) -> list[Path]:
+        """The log, and its newest pages."""
+        return [self.path, self.path.with_name(self.path.name + "-wal")]
 
     async def quick_check(self) -> None:
         """Stop when the file is damaged, or when the heads are not those of the pages."""

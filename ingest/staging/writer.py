@@ -9,7 +9,7 @@ from typing import Final
 
 import aiosqlite
 
-from ingest.errors import StagingConflict
+from ingest.errors import StagingConflict, Stop
 from ingest.staging.connection import run, run_many, transaction
 from ingest.staging.entries import Entry, Place, assign
 from ingest.staging.faults import explained
@@ -72,6 +72,29 @@ class SqliteWriter:
         async with self._transaction():
             return await run_many(
                 self._connection, "DELETE FROM body WHERE stamp = ?", [(at,) for at in stamps]
+            )
+
+    async def rewrite(self, packed: Sequence[tuple[int, str, bytes]]) -> None:
+        """Put these (stamp, digest, compressed body) in the place of bodies that are there."""
+        async with self._transaction():
+            await run_many(
+                self._connection,
+                "UPDATE page SET digest = ? WHERE stamp = ? AND stamp IN (SELECT stamp FROM body)",
+                [(digest, stamp) for stamp, digest, _ in packed],
+            )
+            bodies = [(body, stamp) for stamp, _, body in packed]
+            await run_many(self._connection, "UPDATE body SET zstd = ? WHERE stamp = ?", bodies)
+
+    async def compact(self) -> None:
+        """Write the file anew; Stop where a reader keeps the write-ahead log."""
+        with explained(self._path):
+            await run(self._connection, "VACUUM")
+            ((busy, *_),) = await run(self._connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:
+            raise Stop(
+                "another program reads the page log, and keeps what was dropped from it",
+                where=str(self._path),
+                hint="end it, then run the same command again",
             )
 
     @property

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import pytest
 import zstandard
 
 from ingest.errors import IngestError, StagingConflict, Stop
 from ingest.staging import PageLog, SqlitePageLog
+from ingest.staging import connection as staging_connection
 from ingest.types import GENERATION, Child, Covered, Envelope, Page, Request, Walk, canonical
 
 #: seconds; only a hang reaches it
@@ -32,7 +34,10 @@ class Logs(Protocol):
         """Transactions that reached the disk since the log was opened."""
 
     def replace_body(self, stamp: int, stored: bytes) -> None:
-        """Change what is stored of a body, while the log is closed."""
+        """Change what is stored of a body, while the log is closed; its old bytes may well stay."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Another program is in the middle of reading all that there is."""
 
 
 class SqliteLogs:
@@ -57,7 +62,15 @@ class SqliteLogs:
 
     def replace_body(self, stamp: int, stored: bytes) -> None:
         with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("PRAGMA secure_delete = OFF")  # it is on in some builds
             connection.execute("UPDATE body SET zstd = ? WHERE stamp = ?", (stored, stamp))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM page").fetchone()
+            yield
 
 
 @pytest.fixture(params=[SqliteLogs])
@@ -529,6 +542,85 @@ async def test_pruning_takes_any_number_of_stamps(log: PageLog) -> None:
     stamps = await append_partitions(log, 1200)
     assert await log.prune(iter(stamps[:-1])) == 1199
     assert [page.stamp for page in await log.read(limit=2000) if page.body is not None] == stamps[-1:]
+
+
+async def test_a_body_is_rewritten_and_its_envelope_knows(logs: Logs, log: PageLog) -> None:
+    stamps = await append_partitions(log, 4)
+    before = [each async for each in log.envelopes()]
+    await log.prune([stamps[3]])
+    await log.rewrite({stamps[1]: b"another", stamps[2]: b"", stamps[3]: b"pruned", 999: b"nothing"})
+    await log.close()
+    log = await logs.open()
+    assert [page.body for page in await log.read()] == [b"0", b"another", b"", None]
+    after = [each async for each in log.envelopes()]
+    digests = [envelope.digest for _, _, envelope in after]
+    # of a page without a body it stays what it was
+    assert digests == [hashlib.sha256(body).hexdigest() for body in (b"0", b"another", b"", b"3")]
+    assert [
+        (stamp, previous, msgspec.structs.replace(envelope, digest="")) for stamp, previous, envelope in after
+    ] == [
+        (stamp, previous, msgspec.structs.replace(envelope, digest=""))
+        for stamp, previous, envelope in before
+    ]
+    assert await append(log, b"more", partition="1", after=stamps[1]) > stamps[3]
+    await log.quick_check()
+
+
+async def test_what_was_rewritten_or_dropped_cannot_be_read_from_its_files(log: PageLog) -> None:
+    # too short and too varied to be compressed
+    first, second, third = (hashlib.sha256(b"%d" % number).hexdigest().encode() for number in range(3))
+    stamps = [await append(log, body, partition=body.decode()[:4]) for body in (first, second, third)]
+    stored = [await log.stored(stamp) for stamp in stamps]
+
+    def there() -> list[bool]:
+        blob = b"".join(path.read_bytes() for path in log.files if path.exists())
+        return [body is not None and body in blob for body in stored]
+
+    assert there() == [True, True, True]
+    await log.rewrite({stamps[0]: b"another"})
+    await log.prune([stamps[1]])
+    assert there() == [True, True, True]
+    await log.compact()
+    assert there() == [False, False, True]
+    assert [page.body for page in await log.read()] == [b"another", None, third]
+    assert await log.stored(stamps[1]) is None
+    await log.quick_check()
+    assert await append(log, b"more", partition="new") > stamps[2]
+
+
+async def test_what_was_left_in_the_files_by_others_goes_too(logs: Logs, log: PageLog) -> None:
+    long = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(1000))
+    stamp = await append(log, long)
+    piece = (await log.stored(stamp) or b"")[20_000:20_050]
+    await log.close()
+    logs.replace_body(stamp, zstandard.compress(b"short"))
+    log = await logs.open()
+    assert piece in log.files[0].read_bytes()
+    await log.compact()
+    assert piece not in b"".join(path.read_bytes() for path in log.files if path.exists())
+
+
+async def test_a_reader_that_keeps_what_was_dropped_is_told_of(
+    logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging_connection, "BUSY_TIMEOUT", 0.05)
+    log = await logs.open()
+    stamps = await append_partitions(log, 2)
+    with logs.reading():
+        await log.prune([stamps[0]])
+        with pytest.raises(Stop, match="another program reads the page log"):
+            await log.compact()
+    await log.compact()
+
+
+async def test_only_who_writes_the_log_rewrites_it(logs: Logs, log: PageLog) -> None:
+    (stamp,) = await append_partitions(log, 1)
+    reader = await logs.open_to_read()
+    with pytest.raises(Stop, match="reading only"):
+        await reader.rewrite({stamp: b"another"})
+    with pytest.raises(Stop, match="reading only"):
+        await reader.compact()
+    assert (await log.read())[0].body == b"0"
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,7 @@ def test_our_own_mistake_shows_its_traceback_without_credentials(
         (["sync", "--nope"], "No such option: --nope"),
         (["backfill"], "Missing argument 'SOURCE'"),
         (["record", "chat"], "Missing option '--to'"),
-        (["replay"], "say the PATH of recorded pages, or --rebuild"),
+        (["replay"], "say one of these: the PATH of recorded pages, --rebuild, --diff"),
         (["--log-format", "xml", "sync"], "'xml'"),
     ],
 )

@@ -13,13 +13,15 @@ import aiosqlite.core
 import msgspec
 import pytest
 
+from ingest.catalog import read_catalog
 from ingest.ledger import DELETES
 from ingest.load import store
+from ingest.load.decoders import Decoders
 from ingest.source import Source
 from ingest.types import HIGHEST_VERSION, LOWEST_VERSION, Covered, Listing, Page, Walk, canonical
 from tests import convergence_models, inline
 from tests.harness import Mirrored, mirrored, page
-from tests.reference_model import Buries, Follows, Lists, Refers, Row, Rules, Says, Sweeps, truth
+from tests.reference_model import Buries, Erases, Follows, Lists, Refers, Row, Rules, Says, Sweeps, truth
 
 SOURCE = msgspec.convert(
     {
@@ -110,7 +112,10 @@ RULES = Rules(
         ),
     ],
 )
+#: what may be erased, and how many keys there are
+ERASED = {"users": 5, "devices": 5, "rooms": 4, "messages": 9, "steps": 4}
 KINDS = (
+    "erased",
     "merged",
     "nulled",
     "parked",
@@ -125,6 +130,8 @@ KINDS = (
     "missed",
     "held",
 )
+
+DECODERS = Decoders({"test": SOURCE}, read_catalog([convergence_models]))
 
 
 @dataclass
@@ -149,6 +156,7 @@ class World:
     lists: list[Lists] = field(default_factory=list)
     sweeps: list[Sweeps] = field(default_factory=list)
     walks: list[Listed] = field(default_factory=list)
+    erases: list[Erases] = field(default_factory=list)
     stamp: int = 0
 
     def page(self) -> None:
@@ -219,6 +227,19 @@ class World:
             "status": status,
         }
         self.pages.append(page(self.stamp, stream, b"", asked=self.asked, **said))
+
+    def erasure(self, pick: random.Random) -> None:
+        """A row goes for good, here or there among the pages."""
+        table = pick.choice((*ERASED, "messages", "members"))
+        key = (
+            (pick.randint(1, 4), pick.randint(1, 5))
+            if table == "members"
+            else (pick.randint(1, ERASED[table]),)
+        )
+        self.erases.append(Erases(table, key))
+        self.stamp += 1
+        walk = Walk(id="w", kind="erased")
+        self.pages.append(page(self.stamp, "users", {"table": table, "key": key}, walk=walk))
 
     def say(
         self,
@@ -352,6 +373,16 @@ class World:
         return {"id": key}
 
 
+def _rewritten(one: Page, erases: list[Erases], pick: random.Random) -> Page:
+    """A page as it is after some of the erasures, or all, or none: with or without what they take away."""
+    for erased in erases:
+        if pick.random() < 0.6:
+            body = DECODERS.reduced(one, erased.table, erased.key).body
+            one = one if body is None else msgspec.structs.replace(one, body=body)
+            assert DECODERS.reduced(one, erased.table, erased.key).body is None
+    return one
+
+
 def _split(pages: list[Page], pick: random.Random) -> list[list[Page]]:
     batches, rest = [], list(pages)
     while rest:
@@ -371,11 +402,16 @@ async def _one_case(mirror: Mirrored, seed: int, met: Counter[str]) -> None:
 async def _settled(mirror: Mirrored, seed: int, met: Counter[str]) -> None:
     pick = random.Random(seed)
     world = World(pick)
+    # of its own, so that the pages are those of a case without any
+    erasing = random.Random(f"{seed} erased")
+    chance = erasing.choice((0.0, 0.0, 0.2))
     for _ in range(pick.randint(3, 18)):
         world.page()
-    expected = truth(RULES, world.says, world.buries, world.lists, world.sweeps)
+        if erasing.random() < chance:
+            world.erasure(erasing)
+    expected = truth(RULES, world.says, world.buries, world.lists, world.sweeps, world.erases)
     in_order = pick.random() < 0.5
-    pages = list(world.pages)
+    pages = [_rewritten(one, world.erases, erasing) for one in world.pages]
     if not in_order:
         pick.shuffle(pages)
         pages += pick.sample(pages, min(3, len(pages)))
@@ -445,6 +481,7 @@ def _count(met: Counter[str], expected: Any, world: World, withheld: dict[Any, A
     met["parked"] += len(whole) - incomplete
     said = {(one.table, one.key) for one in world.says}
     met["stubs"] += sum(1 for key in expected.rows["devices"] if ("devices", key) not in said)
+    met["erased"] += len({(one.table, one.key) for one in world.erases} & said)
     met["lists"] += len(world.lists)
     met["redacted"] += sum(1 for one in world.says if one.rank[0] == HIGHEST_VERSION)
 

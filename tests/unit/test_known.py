@@ -169,6 +169,12 @@ def test_records_asked_for_by_id_leave_nothing_behind() -> None:
     assert known.stamp == 1
 
 
+def test_an_erasure_leaves_nothing_behind() -> None:
+    known = folded(envelope(partition='{"erased":["users",[1]]}', walk=Walk(id="e", kind="erased")))
+    assert known.parts("messages") == []
+    assert known.stamp == 1
+
+
 def test_a_gap_lies_between_two_stretches_of_known_ground() -> None:
     newer = Walk(id="w2", kind="head")
     known = folded(

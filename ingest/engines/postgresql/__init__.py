@@ -95,6 +95,10 @@ class PostgresqlEngine(OnConflict, Server):
 
         return engine
 
+    @staticmethod
+    def _anew(table: str) -> str:
+        return f"VACUUM (FULL) {table}"
+
     def prepare(self, connection: sa.Connection, tables: Collection[sa.Table]) -> list[str]:
         return ddl.make_deferrable(connection, tables)
 
