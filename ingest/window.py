@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog
-from ingest.engines.base import Engine
+from ingest.engines.base import Engine, Proves
 from ingest.errors import UsageError
 from ingest.ledger import LOCK
 
@@ -29,8 +29,9 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     copying: str | None = None
     #: statements that build the dropped keys and indexes again
     dropped: tuple[str, ...] = ()
-    #: statements that put the foreign keys back
+    #: statements that put the foreign keys back, and what the database has looked through when they are
     foreign: tuple[str, ...] = ()
+    proves: tuple[Proves, ...] = ()
 
 
 def open_window(connection: sa.Connection, why: str, *, copying: str | None = None) -> None:
@@ -82,7 +83,12 @@ def put_off(connection: sa.Connection, catalog: Catalog, engine: Engine, *, empt
     late = tuple(line for one in without if one.late for line in one.build)
     _record(
         connection,
-        msgspec.structs.replace(held, dropped=(*held.dropped, *early), foreign=(*held.foreign, *late)),
+        msgspec.structs.replace(
+            held,
+            dropped=(*held.dropped, *early),
+            foreign=(*held.foreign, *late),
+            proves=(*held.proves, *(one.proves for one in without if one.proves is not None)),
+        ),
     )
     # what refers goes before what is referred to
     for one in sorted(without, key=lambda one: not one.late):
@@ -99,14 +105,27 @@ def build(connection: sa.Connection) -> None:
     _record(connection, msgspec.structs.replace(held, dropped=()))
 
 
-def enforce(connection: sa.Connection) -> None:
-    """Put the foreign keys back that were dropped, exactly as they were."""
+def enforce(connection: sa.Connection) -> tuple[Proves, ...]:
+    """Put the foreign keys back that were dropped, exactly as they were; which references that proves.
+
+    The database looks through every row for each, here and now: what its catalog says is not asked.
+    """
     held = window(connection)
     if held is None or not held.foreign:
-        return
+        return ()
     for definition in held.foreign:
         _carry_out(connection, definition)
-    _record(connection, msgspec.structs.replace(held, foreign=()))
+    _record(connection, msgspec.structs.replace(held, foreign=(), proves=()))
+    return held.proves
+
+
+def try_to_enforce(connection: sa.Connection) -> tuple[Proves, ...]:
+    """The same where every reference holds; else nothing is put back, and nothing proven."""
+    try:
+        with connection.begin_nested():
+            return enforce(connection)
+    except sa.exc.IntegrityError:
+        return ()
 
 
 def _carry_out(connection: sa.Connection, definition: str) -> None:

@@ -13,6 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 
+class Proves(NamedTuple):
+    """What a database has looked through every row for as it took a foreign key: that none dangles."""
+
+    table: str
+    columns: tuple[str, ...]
+    target: str
+    target_columns: tuple[str, ...]
+
+
 class PutOff(NamedTuple):
     """What a bulk load does without: statements that drop it, and build it again just as it was."""
 
@@ -20,6 +29,8 @@ class PutOff(NamedTuple):
     build: tuple[str, ...]
     #: a foreign key: it comes back when the references are settled, and not before
     late: bool = False
+    #: the reference that every row has been looked at for when it is back
+    proves: Proves | None = None
 
 
 #: columns of what is told, by name

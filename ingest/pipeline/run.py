@@ -25,7 +25,7 @@ from ingest.pipeline.questions import certificates
 from ingest.reconcile.deletes import begin_budget, resume_budget
 from ingest.report import CERTIFIED, Certificate, FetchReport
 from ingest.types import Envelope, LoadCounts, collected_seldom
-from ingest.window import build, close_window, open_window, put_off, window
+from ingest.window import build, close_window, open_window, put_off, try_to_enforce, window
 
 
 class _Attempt(NamedTuple):
@@ -246,7 +246,8 @@ class Run:
         asks = self._asks(connection)
         if asks:
             return self._windowed, _Attempt(self._windowed, asks, None, counts, written)
-        proven = self._machine.reconciler.prove(connection, whole=whole)
+        enforced = try_to_enforce(connection) if self._windowed and all_loaded else ()
+        proven = self._machine.reconciler.prove(connection, whole=whole, enforced=enforced)
         held = self._machine.reconciler.held(connection)
         certificate = certify(connection, self._facts(counts, written, whole=whole), proven, held)
         if proven.holds:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog
-from ingest.engines.base import Engine
+from ingest.engines.base import Engine, Proves
 from ingest.keys import Keys
 from ingest.ledger import TOUCHED
 from ingest.reconcile.deletes import ALLOWANCE, Allowance, Deletes
@@ -80,11 +81,14 @@ class Reconciler:
         """The deletes that are held back."""
         return self._deletes.held(connection)
 
-    def prove(self, connection: sa.Connection, *, whole: bool) -> Proven:
-        """Check everything, or everything that was touched; changes nothing."""
+    def prove(self, connection: sa.Connection, *, whole: bool, enforced: Collection[Proves] = ()) -> Proven:
+        """Check everything, or everything that was touched; changes nothing.
+
+        `enforced`: references for which the database has just looked through every row.
+        """
         scope = Scope.whole(self._catalog) if whole else Scope.touched(connection, self._catalog)
         proven = Proven(
-            self._proof.references(connection, scope),
+            self._proof.references(connection, scope, enforced),
             self._proof.derived(connection, scope),
             tuple(accounting(connection)),
         )

@@ -7,12 +7,13 @@ counters by GROUP BY, so that a mistake in a step is not made twice.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 
 from ingest.catalog import Catalog, Derived, Reference
-from ingest.engines.base import Engine
+from ingest.engines.base import Engine, Proves
 from ingest.keys import Keys, is_in
 from ingest.ledger import LOADS, PAGES, REOPENED
 from ingest.reconcile.derived import as_of
@@ -26,10 +27,20 @@ class Proof:
     def __init__(self, catalog: Catalog, engine: Engine, keys: Keys) -> None:
         self._catalog, self._engine, self._keys = catalog, engine, keys
 
-    def references(self, connection: sa.Connection, scope: Scope) -> tuple[ReferenceProof, ...]:
-        """Every foreign key, derived pointers included, with how many stated targets are not there."""
+    def references(
+        self, connection: sa.Connection, scope: Scope, proven: Collection[Proves] = ()
+    ) -> tuple[ReferenceProof, ...]:
+        """Every foreign key, derived pointers included, with how many stated targets are not there.
+
+        `proven`: those for which the database has looked through every row in this transaction.
+        """
         scope.fill(connection, self._keys)
-        return tuple(self._reference(connection, one, scope) for one in self._catalog.references)
+        return tuple(
+            ReferenceProof(table=one.table, columns=one.columns, target=one.target, dangling=0)
+            if _spoken_of(one) in proven
+            else self._reference(connection, one, scope)
+            for one in self._catalog.references
+        )
 
     def _reference(self, connection: sa.Connection, one: Reference, scope: Scope) -> ReferenceProof:
         child, parent = self._catalog.tables[one.table], self._catalog.tables[one.target]
@@ -133,6 +144,11 @@ class Proof:
         if one.where is not None:
             conditions.append(as_of(one.where, child))
         return conditions
+
+
+def _spoken_of(one: Reference) -> Proves:
+    """The reference as a database speaks of it."""
+    return Proves(one.table, tuple(one.columns), one.target, tuple(one.target_columns))
 
 
 def _absent(

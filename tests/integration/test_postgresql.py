@@ -22,6 +22,8 @@ from ingest.config import models_of
 from ingest.engines import postgresql as engine
 from ingest.errors import Stop
 from ingest.pipeline import limits, open_job
+from ingest.reconcile.references import ReferenceCounts, References
+from ingest.reconcile.verify import Proof
 from ingest.report import Certificate, Observer, unobserved
 from tests.crash.asking import asked_again
 from tests.databases import TestDatabase
@@ -551,6 +553,54 @@ async def test_an_orphan_is_found_though_the_catalog_says_that_all_is_valid(
         mirror.do("DELETE FROM poll_options WHERE message_id = -5")
         assert_adds_up(await mirror.sync(up))
         assert mirror.setup.differences(truth) == []
+
+
+async def test_what_the_server_looks_through_as_it_takes_a_foreign_key_is_not_asked_for_again(
+    mirror: Mirror, truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    one_by_one = Proof._reference
+
+    def noted(proof: Proof, connection: Any, one: Any, scope: Any) -> Any:
+        asked.append(str(one))
+        return one_by_one(proof, connection, one, scope)
+
+    monkeypatch.setattr(Proof, "_reference", noted)
+    in_bulk(monkeypatch)
+    async with Upstream(mirror.setup.source, truth) as up:
+        made = await mirror.sync(up)
+        assert_adds_up(made)
+        assert asked == []
+        whole = await mirror.verify(up)
+    # who only looks has it all asked
+    assert len(asked) == len(whole.references) == len(made.references) > 5
+    assert made.references == whole.references
+
+
+async def test_where_a_reference_dangles_no_foreign_key_comes_back_and_the_certificate_names_it(
+    mirror: Mirror, truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mirror.make_tables()
+    before = mirror.catalog()
+    in_bulk(monkeypatch)
+    # nobody settles what a row that goes away leaves dangling
+    settle = References.settle
+    monkeypatch.setattr(References, "settle", lambda *_: ReferenceCounts())
+
+    def lose_a_room() -> None:
+        mirror.do("DELETE FROM conversations WHERE id = (SELECT min(id) FROM conversations)")
+
+    async with Upstream(mirror.setup.source, truth) as up:
+        made = await mirror.sync(up, at("load.finished", lose_a_room, time=2))
+        assert made.exit == 4
+        dangling = {str(one.columns[0]) for one in made.references if one.dangling}
+        assert dangling == {"conversation_id"}
+        assert "conversation_id" not in str(mirror.ask(FOREIGN_KEYS))
+        monkeypatch.setattr(References, "settle", settle)
+        again = await mirror.sync(up)
+        # its messages wait for the room, which nobody can be asked for by id
+        assert (again.exit, sum(one.dangling for one in again.references)) == (0, 0)
+        assert mirror.catalog() == before
 
 
 # -- tables made elsewhere ---------------------------------------------------------------------------------

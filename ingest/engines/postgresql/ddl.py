@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.base import PGDDLCompiler, PGTypeCompiler
 
-from ingest.engines.base import PutOff
+from ingest.engines.base import Proves, PutOff
 
 _STRICT = """
     SELECT owner.relname, made.conname FROM pg_constraint AS made
@@ -21,7 +21,11 @@ _STRICT = """
 #: foreign keys between mirrored tables, or to them, with everything that makes them what they are
 _FOREIGN = """
     SELECT owner.relname, made.conname, pg_get_constraintdef(made.oid),
-           obj_description(made.oid, 'pg_constraint')
+           obj_description(made.oid, 'pg_constraint'), target.relname,
+           ARRAY(SELECT attname::text FROM unnest(made.conkey) WITH ORDINALITY AS part (attnum, place)
+                 JOIN pg_attribute AS named USING (attnum) WHERE attrelid = made.conrelid ORDER BY place),
+           ARRAY(SELECT attname::text FROM unnest(made.confkey) WITH ORDINALITY AS part (attnum, place)
+                 JOIN pg_attribute AS named USING (attnum) WHERE attrelid = made.confrelid ORDER BY place)
     FROM pg_constraint AS made
     JOIN pg_class AS owner ON owner.oid = made.conrelid
     JOIN pg_class AS target ON target.oid = made.confrelid
@@ -92,7 +96,7 @@ def foreign_keys(
 ) -> Iterator[PutOff]:
     """The foreign keys between these tables, and with `others` all that lead to them."""
     rows = connection.execute(sa.text(_FOREIGN), {"tables": [one.name for one in tables], "others": others})
-    for table, name, definition, comment in rows.all():
+    for table, name, definition, comment, target, columns, target_columns in rows.all():
         if definition.endswith(_LOOSE):
             continue
         owner, constraint = _quoted(table), _quoted(name)
@@ -103,7 +107,12 @@ def foreign_keys(
         ]
         if comment is not None:
             build.append(f"COMMENT ON CONSTRAINT {constraint} ON {owner} IS {_literal(connection, comment)}")
-        yield PutOff(f"ALTER TABLE {owner} DROP CONSTRAINT {constraint}", tuple(build), late=True)
+        yield PutOff(
+            f"ALTER TABLE {owner} DROP CONSTRAINT {constraint}",
+            tuple(build),
+            late=True,
+            proves=Proves(table, tuple(columns), target, tuple(target_columns)),
+        )
 
 
 def secondary_indexes(connection: sa.Connection, tables: Collection[sa.Table]) -> Iterator[PutOff]:
