@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from ingest.clock import others
 from ingest.load.batch import Batch
@@ -45,11 +45,15 @@ class Load:
         return self.closed or self.records >= limits.BATCH or self.bytes >= limits.BATCH_BYTES
 
 
-class _Read(NamedTuple):
-    """A page out of the log, and what the second process will say of it, if it was asked."""
+@dataclass(slots=True)
+class _Read:
+    """A page out of the log."""
 
     page: Page
-    answer: asyncio.Future[bytes] | None
+    #: what the second process will say of it, if it was asked
+    answer: asyncio.Future[bytes] | None = None
+    #: what it says, decoded here before its turn
+    batch: Batch | None = None
 
 
 class Feed:
@@ -82,11 +86,13 @@ class Feed:
         """Decode what is staged, as far as the next load takes it; False when there was nothing new."""
         began = self._after
         while not self.full and await self._read_ahead():
-            page, answer = self._ahead[0]
-            if self._add(page, b"" if answer is None else await answer):
-                self._ahead.popleft()
-            else:
-                self._ahead[0] = _Read(page, None)
+            read = self._ahead[0]
+            # rather than wait for the other process, do what it would do last
+            if read.answer is None or read.answer.done() or not self._decode_ahead():
+                if self._add(read, b"" if read.answer is None else await read.answer):
+                    self._ahead.popleft()
+                else:
+                    self._ahead[0] = _Read(read.page)
             # fetching, and what the database answers, need not wait for all of them
             await others()
         return self._after > began
@@ -115,6 +121,20 @@ class Feed:
                 self._ahead.append(_Read(page, self.worker.ask(page)))
         return bool(self._ahead)
 
+    def _decode_ahead(self) -> bool:
+        """Decode here what the second process has not begun with; False when it has begun with all."""
+        answer = self.worker.take_back()
+        if answer is None:
+            return False
+        read = next((one for one in reversed(self._ahead) if one.answer is answer), None)
+        if read is not None:
+            read.answer, batch = None, Batch()
+            # where there is no memory for it now, it is decoded when its turn comes
+            with suppress(MemoryError), uncollected():
+                self._decoders.add(read.page, batch)
+                read.batch = batch
+        return True
+
     def _small(self) -> bool:
         """True while what was read ahead may be more."""
         return (
@@ -122,13 +142,13 @@ class Feed:
             and sum(len(read.page.body or b"") for read in self._ahead) < limits.AHEAD_BYTES
         )
 
-    def _add(self, page: Page, answer: bytes) -> bool:
+    def _add(self, read: _Read, answer: bytes) -> bool:
         """Take a page into the next load; False where it has to come again, alone, for want of memory."""
-        load = self._next
+        load, page = self._next, read.page
         assert load.batch is not None, "a load that is taken takes no more"
         try:
             with uncollected():
-                said = unpack(answer)
+                said = read.batch or unpack(answer)
                 if said is None:
                     self._decoders.add(page, load.batch)
                 else:

@@ -9,6 +9,7 @@ only ever a help: what it cannot decode, or has not answered when it dies, this 
 from __future__ import annotations
 
 import asyncio
+import marshal
 import os
 import pickle
 import signal
@@ -16,9 +17,9 @@ import subprocess
 import sys
 from collections import deque
 from contextlib import suppress
-from queue import SimpleQueue
-from threading import Thread
-from typing import IO, Any
+from dataclasses import replace
+from threading import Condition, Thread
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -28,6 +29,9 @@ from ingest.load.batch import Batch
 from ingest.load.decoders import Decoders
 from ingest.pipeline.machine import decoders_of
 from ingest.types import Page
+
+#: what comes of a page
+_Answer: TypeAlias = "asyncio.Future[bytes]"
 
 #: run by the second process. Its modules are looked for where ours are, and nowhere else
 _BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from ingest.pipeline.worker import work; work()"
@@ -46,10 +50,10 @@ class Worker:
         self._threads: list[Thread] = []
         #: set once it can be asked
         self.ready = asyncio.Event()
-        #: frames on their way to it; None is the end
-        self._frames: SimpleQueue[bytes | None] = SimpleQueue()
+        #: what is on its way to it
+        self._line = _Line()
         #: what it has yet to answer, in order
-        self._asked: deque[asyncio.Future[bytes]] = deque()
+        self._asked: deque[_Answer] = deque()
 
     def start(self) -> None:
         """Have it started, once, where there is a processor for it; it takes a moment to be of use."""
@@ -71,22 +75,26 @@ class Worker:
             ]
             for thread in self._threads:
                 thread.start()
-            self._frames.put(pickle.dumps(_without_secrets(self._config)))
+            self._line.put(_Asked(None, pickle.dumps(_without_secrets(self._config))))
 
-    def ask(self, page: Page) -> asyncio.Future[bytes] | None:
+    def ask(self, page: Page) -> _Answer | None:
         """Have a page decoded: a batch as bytes, none where it cannot; None while there is no help."""
         if not self.ready.is_set():
             return None
-        answer = asyncio.get_running_loop().create_future()
-        self._asked.append(answer)
-        self._frames.put(pickle.dumps(page, pickle.HIGHEST_PROTOCOL))
+        answer: _Answer = asyncio.get_running_loop().create_future()
+        self._line.put(_Asked(answer, pickle.dumps(page, pickle.HIGHEST_PROTOCOL)))
         return answer
+
+    def take_back(self) -> _Answer | None:
+        """The last page asked for that is not on its way yet, and now never will be; None without any."""
+        asked = self._line.take_back()
+        return None if asked is None else asked.answer
 
     async def close(self) -> None:
         """End it. What it has not answered is answered with nothing."""
         if self._process is None:
             return
-        self._frames.put(None)
+        self._line.close()
         self._process.kill()
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
@@ -95,8 +103,10 @@ class Worker:
 
     def _send(self, pipe: IO[bytes]) -> None:
         with suppress(OSError), pipe:
-            while (frame := self._frames.get()) is not None:
-                _write(pipe, frame)
+            while (asked := self._line.take()) is not None:
+                if asked.answer is not None:
+                    self._asked.append(asked.answer)
+                _write(pipe, asked.frame)
 
     def _receive(self, pipe: IO[bytes], loop: asyncio.AbstractEventLoop) -> None:
         with suppress(RuntimeError), pipe:  # the loop was closed, and nobody waits
@@ -114,15 +124,70 @@ class Worker:
 
     def _lost(self) -> None:
         self.ready.clear()
-        while self._asked:
-            answer = self._asked.popleft()
+        while (answer := self.take_back()) is not None or self._asked:
+            answer = answer or self._asked.popleft()
             if not answer.done():
                 answer.set_result(b"")
 
 
+class _Asked(NamedTuple):
+    """A frame, and where its answer goes; None: it has none."""
+
+    answer: _Answer | None
+    frame: bytes
+
+
+class _Line:
+    """A queue between two threads, whose last one can be called back."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Asked] = deque()
+        self._changed = Condition()
+        self._closed = False
+
+    def put(self, asked: _Asked) -> None:
+        with self._changed:
+            self._waiting.append(asked)
+            self._changed.notify()
+
+    def take(self) -> _Asked | None:
+        """The first, as soon as there is one; None when no more are wanted."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            return None if self._closed else self._waiting.popleft()
+
+    def take_back(self) -> _Asked | None:
+        """The last that has an answer to come; None when there is none in the line."""
+        with self._changed:
+            return self._waiting.pop() if self._waiting and self._waiting[-1].answer is not None else None
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
+def pack(batch: Batch) -> bytes:
+    """What a page says, as bytes for another process of the same python."""
+    plain = {name: (list(rows), list(rows.values())) for name, rows in batch.full.items()}
+    try:
+        # rows in stored form are what python itself has the shortest form for, and are most of it
+        rows = marshal.dumps(plain)
+    except ValueError:
+        rows = b""
+    rest = replace(batch, full={}) if rows else batch
+    return len(rows).to_bytes(_LENGTH) + rows + pickle.dumps(rest, pickle.HIGHEST_PROTOCOL)
+
+
 def unpack(answer: bytes) -> Batch | None:
     """What a page says; None where it has to be decoded here."""
-    batch: Batch | None = pickle.loads(answer) if answer else None
+    if not answer:
+        return None
+    view, length = memoryview(answer), _LENGTH + int.from_bytes(answer[:_LENGTH])
+    batch: Batch = pickle.loads(view[length:])
+    if length > _LENGTH:
+        plain = marshal.loads(view[_LENGTH:length])
+        batch.full = {name: dict(zip(keys, rows, strict=True)) for name, (keys, rows) in plain.items()}
     return batch
 
 
@@ -151,7 +216,7 @@ def _decode(decoders: Decoders, frame: bytes) -> bytes:
     batch = Batch()
     try:
         decoders.add(pickle.loads(frame), batch)
-        return pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)
+        return pack(batch)
     except Exception:  # it is decoded once more where what it says can be told
         return b""
 

@@ -11,13 +11,17 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
 from ingest.load.batch import Batch
+from ingest.load.decoders import Decoders
 from ingest.pipeline import feed, limits, open_job
 from ingest.pipeline.feed import Feed
 from ingest.pipeline.worker import Worker, _without_secrets, unpack
+from ingest.types import Page
 from tests.integration.jobs import EXAMPLE, Setup
 from tests.integration.test_round_trip import ROWS, paged
 from tests.upstream import Upstream, example, generate
@@ -78,6 +82,15 @@ class Answers:
         self._then = then
         monkeypatch.setattr(feed, "unpack", self._unpack)
 
+        self.here = 0
+        add = Decoders.add
+
+        def counted(decoders: Decoders, page: Page, batch: Batch) -> None:
+            self.here += 1
+            add(decoders, page, batch)
+
+        monkeypatch.setattr(Decoders, "add", counted)
+
     def _unpack(self, answer: bytes) -> Batch | None:
         if answer:
             self.full += 1
@@ -100,11 +113,48 @@ async def rebuilt(setup: Setup) -> tuple[str, int]:
 async def test_what_it_decodes_makes_the_same_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Worker, "take_back", lambda _: None)
     async with staged(tmp_path, monkeypatch, EXAMPLE + "\nprint('models are read')\n") as setup:
         answers = Answers(monkeypatch)
         _, pages = await rebuilt(setup)
     assert answers.full == pages > 20
-    assert answers.empty == 0
+    assert (answers.empty, answers.here) == (0, 0)
+
+
+async def test_while_it_is_waited_for_what_it_has_not_begun_with_is_decoded_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(tmp_path, monkeypatch) as setup:
+        answers = Answers(monkeypatch)
+        held, send = Event(), Worker._send
+        take_back, taken = Worker.take_back, list[object]()
+
+        def slow(worker: Worker, pipe: Any) -> None:
+            # its models, and then nothing until all that can be was taken back
+            send_one = worker._line.take
+
+            def take() -> Any:
+                if worker._process is not None and worker.ready.is_set():
+                    assert held.wait(20)
+                return send_one()
+
+            monkeypatch.setattr(worker._line, "take", take)
+            send(worker, pipe)
+
+        def taking(worker: Worker) -> Any:
+            answer = take_back(worker)
+            if answer is None:
+                held.set()
+            else:
+                taken.append(answer)
+            return answer
+
+        monkeypatch.setattr(Worker, "_send", slow)
+        monkeypatch.setattr(Worker, "take_back", taking)
+        _, pages = await rebuilt(setup)
+    assert len(taken) == answers.here > 5
+    assert answers.full + answers.here == pages
+    assert answers.empty == answers.here - len(taken) == 0
 
 
 async def test_pages_it_takes_to_its_grave_are_decoded_here(
@@ -125,6 +175,7 @@ async def test_pages_it_takes_to_its_grave_are_decoded_here(
             process.wait()
 
     monkeypatch.setattr(Worker, "start", noted)
+    monkeypatch.setattr(Worker, "take_back", lambda _: None)
     async with staged(tmp_path, monkeypatch) as setup:
         # it is asked for few pages at a time, or all would be answered before it dies
         monkeypatch.setattr(limits, "READ", 4)

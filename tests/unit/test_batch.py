@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 import random
+from decimal import Decimal
 
 import pytest
 
 from ingest.catalog import read_catalog
 from ingest.load.batch import Batch
 from ingest.load.decoders import Decoders
+from ingest.pipeline.worker import pack, unpack
 from tests import convergence_models
 from tests.unit.test_convergence import SOURCE, World
 
@@ -29,9 +30,20 @@ def test_batches_joined_are_what_their_pages_say_together(seed: int) -> None:
     while rest:
         size = pick.randint(1, 4)
         # as another process sends it
-        joined.join(NAMES, pickle.loads(pickle.dumps(decoders.decode(rest[:size]))))
+        joined.join(NAMES, _sent(decoders.decode(rest[:size])))
         rest = rest[size:]
     assert _said(joined) == _said(decoders.decode(world.pages))
+
+
+def _sent(batch: Batch) -> Batch:
+    there = unpack(pack(batch))
+    assert there is not None
+    return there
+
+
+def test_rows_that_python_has_no_short_form_for_are_sent_all_the_same() -> None:
+    odd = Batch(full={"t": {(1,): (1, Decimal("1.5"), 0, 1, 0, None)}})
+    assert _sent(odd) == odd
 
 
 def _said(batch: Batch) -> Batch:
