@@ -207,7 +207,11 @@ def moments(pick: random.Random) -> Iterator[str]:
         yield pick.choice(FETCHING + LOADING + LOADING)(pick)
 
 
-SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(2, 30))]
+SEEDS = [
+    1,
+    *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(2, 10)),
+    *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(10, 30)),
+]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -196,7 +196,11 @@ def any_paging(random: Random, kind: str) -> Paging:
     )
 
 
-SEEDS = [*range(3), *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(3, 150))]
+SEEDS = [
+    *range(3),
+    *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(3, 25)),
+    *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(25, 150)),
+]
 
 
 @pytest.mark.parametrize("meanwhile", [False, True], ids=["between runs", "during runs"])
