@@ -153,11 +153,12 @@ def merge(
 
     Statements that leave every value as it was leave the row's rank alone too, so that a re-sync of
     unchanged data writes nothing. That is safe only when every lower stamp is loaded (`skip_equal`), and
-    while the row has no tombstone, whose proof an equal record may outlive.
+    while no tombstone voids the row, whose proof an equal record may outlive.
     """
     counted = sum(not one.implied for one in statements)
     merged = Stated(dict(stated.values), dict(stated.ranks), stated.rank, stated.life)
-    may_skip = skip_equal and tombstone is None and not any(one.forced for one in statements)
+    lives = tombstone is None or not tombstone.voids(stated.life)
+    may_skip = skip_equal and lives and not any(one.forced for one in statements)
     in_rank_order = sorted(statements, key=lambda one: one.rank)
     written = sum([merged.take(one, equal_counts=not may_skip) and not one.implied for one in in_rank_order])
     says_nothing_new = not written and (merged.rank, merged.life) == (stated.rank, stated.life)

@@ -125,10 +125,11 @@ class Sweeping:
         for key, full in self._batch.full.get(table.name, {}).items():
             (since if rank_of(full)[1] >= one.first else before).add(key)
         for key, statements in self._batch.partial.get(table.name, {}).items():
-            # a mention, or what a redaction says, is no statement that the row is there
-            stamps = [said.rank[1] for said in statements if said.top]
-            if stamps:
-                (since if max(stamps) >= one.first else before).add(key)
+            # a mention, or what a redaction says, counts only of a row that nobody states at its top
+            counting = [said for said in statements if said.top] or statements
+            lately = any(said.rank[1] >= one.first for said in counting)
+            if counting[0].top or not lately:
+                (since if lately else before).add(key)
         if before:
             return True
         left = {key for key in self._within(table, one.scope) if key not in since}
