@@ -118,8 +118,8 @@ SELDOM = (
     Bug(
         "equal record skipped out of order",
         "ingest/load/merge.py",
-        "may_skip = skip_equal and tombstone is None",
-        "may_skip = tombstone is None",
+        "may_skip = skip_equal and lives",
+        "may_skip = lives",
         _in(
             "unit/test_merge",
             "test_an_equal_statement_raises_the_rank_while_an_earlier_page_may_still_come",
