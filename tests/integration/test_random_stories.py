@@ -198,8 +198,8 @@ def any_paging(random: Random, kind: str) -> Paging:
 
 SEEDS = [
     *range(3),
-    *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(3, 25)),
-    *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(25, 150)),
+    *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(3, 15)),
+    *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(15, 150)),
 ]
 
 
