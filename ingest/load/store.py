@@ -410,9 +410,8 @@ class Store:
             if key in contested:
                 # what says nothing new still says it later than another row does
                 statements = [replace(one, forced=True) for one in statements]
-            # what says nothing new may say that a deleted row lives; a mention never does
-            proves = (before.withheld == "deleted" or key in dying) and any(one.top for one in statements)
-            skip = in_order and not (self._renew or proves)
+            # what says nothing new may say that a deleted row lives
+            skip = in_order and not (self._renew or before.withheld == "deleted" or key in dying)
             stated, written, kept = merge(before.stated, statements, tombstones.get(key), skip_equal=skip)
             changes.written, changes.kept = changes.written + written, changes.kept + kept
             merged[key] = before._replace(stated=stated)
