@@ -52,8 +52,6 @@ class Worker:
         self.ready = asyncio.Event()
         #: what is on its way to it
         self._line = _Line()
-        #: what it has yet to answer, in order
-        self._asked: deque[_Answer] = deque()
 
     def start(self) -> None:
         """Have it started, once, where there is a processor for it; it takes a moment to be of use."""
@@ -104,8 +102,6 @@ class Worker:
     def _send(self, pipe: IO[bytes]) -> None:
         with suppress(OSError), pipe:
             while (asked := self._line.take()) is not None:
-                if asked.answer is not None:
-                    self._asked.append(asked.answer)
                 _write(pipe, asked.frame)
 
     def _receive(self, pipe: IO[bytes], loop: asyncio.AbstractEventLoop) -> None:
@@ -118,14 +114,14 @@ class Worker:
         if not self.ready.is_set():
             self.ready.set()
             return
-        answer = self._asked.popleft()
+        answer = self._line.taken.popleft()
         if not answer.done():
             answer.set_result(frame)
 
     def _lost(self) -> None:
         self.ready.clear()
-        while (answer := self.take_back()) is not None or self._asked:
-            answer = answer or self._asked.popleft()
+        while (answer := self.take_back()) is not None or self._line.taken:
+            answer = answer or self._line.taken.popleft()
             if not answer.done():
                 answer.set_result(b"")
 
@@ -142,6 +138,8 @@ class _Line:
 
     def __init__(self) -> None:
         self._waiting: deque[_Asked] = deque()
+        #: what has yet to be answered of what was taken, in order
+        self.taken: deque[_Answer] = deque()
         self._changed = Condition()
         self._closed = False
 
@@ -154,7 +152,13 @@ class _Line:
         """The first, as soon as there is one; None when no more are wanted."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            return None if self._closed else self._waiting.popleft()
+            if self._closed:
+                return None
+            asked = self._waiting.popleft()
+            if asked.answer is not None:
+                # under the lock: whoever empties the line finds it here or there
+                self.taken.append(asked.answer)
+            return asked
 
     def take_back(self) -> _Asked | None:
         """The last that has an answer to come; None when there is none in the line."""
